@@ -1,0 +1,99 @@
+//! The one error of the public API: what went wrong, why, and what the reader can do about it.
+//!
+//! A message is one sentence with values in backticks and no final period. The cause is kept as
+//! `source` and never repeated in the text, so that a chain printer says each thing once.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::Path;
+
+/// The result of everything that can fail in kiln.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an error; decides the exit code of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A bug, or a condition nobody foresaw.
+    Unexpected,
+    /// The call itself is wrong: an unknown scheme, a malformed reference.
+    Usage,
+    /// Stored or received bytes are not those their digest promises.
+    Corrupt,
+    /// A re-creation gave other bytes.
+    NotReproduced,
+    /// The question could not be answered: the source is gone, the numerics unknown.
+    CouldNotCheck,
+    /// The checkpoint, or another input file, is damaged or not supported.
+    Input,
+    /// The registry wants other credentials.
+    Unauthorized,
+    /// The registry or the network failed.
+    Registry,
+    /// The local store failed: full, locked, unwritable, of another version.
+    Store,
+    /// The named model, blob or tag is not there.
+    NotFound,
+}
+
+/// An error: a sentence, its kind, an optional cause and an optional hint.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync + 'static>>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, source: None }
+    }
+
+    /// A damaged or unsupported input.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Input, message)
+    }
+
+    /// A failed file operation on `path`, of `kind`.
+    pub fn io(kind: ErrorKind, action: &str, path: &Path, cause: std::io::Error) -> Self {
+        Self::new(kind, format!("Could not {action}: `{}`", path.display())).caused_by(cause)
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    /// The same error with the command or step that would help.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The remedy, when one is known.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|cause| cause.as_ref() as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,65 @@
+//! Media types: what a blob is.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A media type, compared as written and without parameters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MediaType(Cow<'static, str>);
+
+impl MediaType {
+    /// OCI image manifest, v1.1.1.
+    pub const OCI_MANIFEST: Self = Self::of("application/vnd.oci.image.manifest.v1+json");
+    /// OCI image index, v1.1.1.
+    pub const OCI_INDEX: Self = Self::of("application/vnd.oci.image.index.v1+json");
+    /// Docker image manifest, version 2, schema 2: what Ollama writes.
+    pub const DOCKER_MANIFEST: Self = Self::of("application/vnd.docker.distribution.manifest.v2+json");
+    /// Docker manifest list.
+    pub const DOCKER_LIST: Self = Self::of("application/vnd.docker.distribution.manifest.list.v2+json");
+    /// Docker image configuration: Ollama's config blob.
+    pub const DOCKER_CONFIG: Self = Self::of("application/vnd.docker.container.image.v1+json");
+    /// One safetensors file with one tensor or one expert group.
+    pub const OLLAMA_TENSOR: Self = Self::of("application/vnd.ollama.image.tensor");
+    /// A JSON file of the checkpoint, byte for byte.
+    pub const OLLAMA_JSON: Self = Self::of("application/vnd.ollama.image.json");
+    /// A licence text.
+    pub const OLLAMA_LICENSE: Self = Self::of("application/vnd.ollama.image.license");
+    /// Any other file of the checkpoint, byte for byte.
+    pub const KILN_FILE: Self = Self::of("application/vnd.kiln.file.v1");
+    /// `kiln.lock`.
+    pub const KILN_LOCK: Self = Self::of("application/vnd.kiln.lock.v1+json");
+
+    /// A media type known when the program is written.
+    pub const fn of(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
+    /// A media type as a registry or a manifest spells it; parameters are dropped.
+    pub fn parse(text: &str) -> Self {
+        Self(Cow::Owned(text.split(';').next().unwrap_or_default().trim().to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it names an image manifest, OCI's or Docker's.
+    pub fn is_manifest(&self) -> bool {
+        *self == Self::OCI_MANIFEST || *self == Self::DOCKER_MANIFEST
+    }
+
+    /// Whether it names an index of manifests, OCI's or Docker's.
+    pub fn is_index(&self) -> bool {
+        *self == Self::OCI_INDEX || *self == Self::DOCKER_LIST
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,14 @@
+//! The field's own nouns: digests, descriptors, references, manifests. Parsed once into types that
+//! hold their invariants, printed back to the same bytes; no I/O lives here.
+
+mod descriptor;
+mod digest;
+mod manifest;
+mod media_type;
+mod reference;
+
+pub use descriptor::Descriptor;
+pub use digest::{Digest, Hasher};
+pub use manifest::{MAX_MANIFEST_SIZE, Manifest};
+pub use media_type::MediaType;
+pub use reference::Reference;

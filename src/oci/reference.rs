@@ -1,0 +1,147 @@
+//! References: how a person names a model.
+
+use std::fmt;
+use std::str::FromStr;
+
+use oci_spec::distribution::Reference as Grammar;
+
+use super::Digest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A model's name: `[host[:port]/]path[:tag][@sha256:…]`.
+///
+/// The grammar is the one of OCI distribution-spec v1.1.1, "Pulling manifests", as `oci-spec` parses
+/// it: <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests>.
+/// Unlike Docker, a name without a host stays without one: it lives in the local store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    host: Option<String>,
+    path: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// The registry, with its port; `None` for a name in the local store.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The repository within the registry.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The tag; `latest` when neither a tag nor a digest is named.
+    pub fn tag(&self) -> Option<&str> {
+        match (&self.tag, &self.digest) {
+            (None, None) => Some("latest"),
+            (tag, _) => tag.as_deref(),
+        }
+    }
+
+    /// The digest, when one is pinned.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// The host, or the error that says one is missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a name without a host.
+    pub fn require_host(&self) -> Result<&str> {
+        self.host().ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("No registry is named in `{self}`")).hint(format!(
+                "name one, as in `registry.example/{}:{}`",
+                self.path,
+                self.tag().unwrap_or("latest")
+            ))
+        })
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || {
+            Error::new(ErrorKind::Usage, format!("Not a model reference: `{}`", text.escape_debug())).hint(
+                "write `[host[:port]/]path[:tag][@sha256:…]` in lower case, as in `registry.example/team/model:int4`",
+            )
+        };
+        let grammar: Grammar = text.parse().map_err(|cause| invalid().caused_by(cause))?;
+        // Docker's rule: the first component is a host when it has a dot or a port, or is `localhost`.
+        let has_host =
+            text.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
+        // `oci-spec` puts Docker Hub's `library/` before a bare name; without a host there is no Hub.
+        let path = match grammar.repository() {
+            path if has_host || text.contains('/') => path,
+            path => path.strip_prefix("library/").unwrap_or(path),
+        };
+        let digest = grammar.digest().map(str::parse).transpose()?;
+        let tag_written =
+            text.split('@').next().and_then(|name| name.rsplit('/').next()).is_some_and(|last| last.contains(':'));
+        Ok(Self {
+            host: has_host.then(|| text.split('/').next().unwrap_or_default().to_owned()),
+            path: path.to_owned(),
+            tag: grammar.tag().filter(|_| tag_written).map(str::to_owned),
+            digest,
+        })
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(host) = &self.host {
+            write!(f, "{host}/")?;
+        }
+        f.write_str(&self.path)?;
+        if let Some(tag) = self.tag() {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_the_full_name() {
+        let digest = Digest::of(b"");
+        for (text, full) in [
+            ("llama", "llama:latest"),
+            ("llama:int4", "llama:int4"),
+            ("team/llama", "team/llama:latest"),
+            ("library/llama", "library/llama:latest"),
+            ("localhost/llama", "localhost/llama:latest"),
+            ("127.0.0.1:5000/a/b:x", "127.0.0.1:5000/a/b:x"),
+            ("registry.example/a", "registry.example/a:latest"),
+            (&format!("registry.example/a@{digest}"), &format!("registry.example/a@{digest}")),
+            (&format!("registry.example/a:t@{digest}"), &format!("registry.example/a:t@{digest}")),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.to_string(), full, "{text}");
+            assert_eq!(reference.to_string().parse::<Reference>().unwrap().to_string(), full);
+        }
+    }
+
+    #[test]
+    fn tells_a_host_from_a_path() {
+        let host = |text: &str| text.parse::<Reference>().unwrap().host().map(str::to_owned);
+        assert_eq!(host("team/llama"), None);
+        assert_eq!(host("team.io/llama").as_deref(), Some("team.io"));
+        assert_eq!(host("localhost:5000/llama").as_deref(), Some("localhost:5000"));
+    }
+
+    #[test]
+    fn refuses_what_no_registry_takes() {
+        for text in ["", ":x", "a:", "UPPER", "a//b", "../a", "a b", "a@sha256:00", "a:t@md5:00", "/a", "a/", "a\n"] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The seam between the local store and a registry: three small traits, the one verifying reader,
+//! and an implementation in memory that shows what the traits promise.
+
+mod verify;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+
+pub use verify::{Verifier, VerifyReader};
+
+use crate::error::Result;
+use crate::oci::{Descriptor, Reference};
+
+/// Bytes as they arrive.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// Content that can be opened again from any offset, so that a transfer can be repeated.
+pub trait Body: Send + Sync {
+    /// The bytes from offset `from` to the end.
+    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>>;
+}
+
+/// How a push ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The bytes were sent and are there now.
+    Stored,
+    /// The content was there before.
+    AlreadyPresent,
+    /// The registry linked the content from another of its repositories.
+    Mounted,
+}
+
+/// A place content can be read from, by digest.
+pub trait Fetch: Send + Sync {
+    /// Whether the content is there. A store answers from a file of the right size, a registry from
+    /// a HEAD request: evidence enough to skip a transfer, never enough to trust the bytes.
+    fn exists(&self, target: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The content from offset `from` on; `None` when it is not there. The bytes are not verified:
+    /// whoever keeps them passes them through a [`Verifier`].
+    fn fetch(&self, target: &Descriptor, from: u64) -> impl Future<Output = Result<Option<ByteStream>>> + Send;
+}
+
+/// A place content can be written to.
+pub trait Push: Fetch {
+    /// Stores `body` as `expected`, or fails and leaves no trace. Bytes that do not match
+    /// `expected` are [`crate::ErrorKind::Corrupt`] and are never visible under its digest.
+    fn push(&self, expected: &Descriptor, body: &dyn Body) -> impl Future<Output = Result<Pushed>> + Send;
+}
+
+/// Names that point at manifests.
+pub trait Refs: Send + Sync {
+    /// The manifest that `reference` names, with its exact bytes; `None` when there is none.
+    fn resolve(&self, reference: &Reference) -> impl Future<Output = Result<Option<(Descriptor, Bytes)>>> + Send;
+
+    /// Makes `reference` point at `manifest`, whose blobs are all there already.
+    fn tag(
+        &self,
+        reference: &Reference,
+        target: &Descriptor,
+        manifest: &Bytes,
+    ) -> impl Future<Output = Result<()>> + Send;
+}
