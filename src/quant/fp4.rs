@@ -1,0 +1,113 @@
+//! FP4 E2M1: a sign, two bits of exponent, one of mantissa.
+//!
+//! The codes 0 to 7 stand for 0, 0.5, 1, 1.5, 2, 3, 4 and 6, and 8 to 15 for their negatives. MLX's CPU
+//! backend picks the nearest value by an argmin over that table, so a tie goes to the lower code
+//! and the code 8, negative zero, is never chosen.
+
+use super::mx::Code;
+
+/// The values of the codes.
+const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The midpoints between neighbouring magnitudes; a magnitude above the n-th has a code above n.
+const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
+
+/// Below this magnitude the difference to each value rounds so little that [`encode`] is exact.
+pub(super) const EXACT: f32 = 16_777_216.0;
+
+/// FP4 as the element type of an MX scheme.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct E2M1;
+
+impl Code for E2M1 {
+    const LARGEST: f32 = 6.0;
+    const BITS: usize = 4;
+
+    #[inline(always)]
+    fn encode(value: f32) -> u8 {
+        encode(value)
+    }
+
+    #[inline(always)]
+    fn decode(code: u8) -> f32 {
+        decode(code)
+    }
+}
+
+/// The code nearest to `value`, whose magnitude is below [`EXACT`].
+#[inline(always)]
+pub(super) fn encode(value: f32) -> u8 {
+    let mut code = 0;
+    for midpoint in MIDPOINTS {
+        code += u32::from(value.abs() > midpoint);
+    }
+    let sign = if code == 0 { 0 } else { value.to_bits() >> 28 & 8 };
+    (code | sign) as u8
+}
+
+/// The code nearest to `value` with every distance rounded to binary32, as MLX computes it.
+///
+/// From 2^25 on the distances round to the same number and the lowest code wins, so that large
+/// values do not saturate; NaN and infinity give 0.
+pub(super) fn encode_by_distance(value: f32) -> u8 {
+    let mut nearest = 0;
+    let mut least = f32::INFINITY;
+    for (code, candidate) in (0..).zip(VALUES) {
+        let distance = (value - candidate).abs();
+        if distance < least {
+            (nearest, least) = (code, distance);
+        }
+    }
+    nearest
+}
+
+/// The value of the low four bits of `code`.
+#[inline(always)]
+pub(super) fn decode(code: u8) -> f32 {
+    /// 2^126: from the exponent bias of binary32 to that of E2M1.
+    const REBIAS: f32 = f32::from_bits((127 + 126) << 23);
+    let magnitude = f32::from_bits(u32::from(code & 7) << 22) * REBIAS;
+    f32::from_bits(magnitude.to_bits() | u32::from(code & 8) << 28)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_the_table() {
+        for (code, value) in (0..).zip(VALUES) {
+            assert_eq!(decode(code).to_bits(), value.to_bits());
+        }
+    }
+
+    #[test]
+    fn counting_midpoints_is_the_argmin() {
+        for (code, value) in (0..).zip(VALUES) {
+            assert_eq!(encode(value), if code == 8 { 0 } else { code });
+        }
+        for midpoint in MIDPOINTS {
+            for sign in [1.0, -1.0] {
+                for ulps in 0..20_000_u32 {
+                    for bits in [midpoint.to_bits() - ulps, midpoint.to_bits() + ulps] {
+                        let value = sign * f32::from_bits(bits);
+                        assert_eq!(encode(value), encode_by_distance(value), "{value}");
+                    }
+                }
+            }
+        }
+        let limit = 2.0_f32.powi(24).to_bits();
+        for bits in (0..limit).step_by(1013) {
+            for value in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                assert_eq!(encode(value), encode_by_distance(value), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn large_values_lose_the_argmin() {
+        for (value, code) in [(2.0_f32.powi(24), 7), (2.0_f32.powi(40), 0), (f32::INFINITY, 0), (f32::NAN, 0)] {
+            assert_eq!(encode_by_distance(value), code, "{value}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! FP8 E4M3 (the variant without infinity), and weights stored in it with a scale per block.
+//!
+//! Encoding rounds to nearest, ties to even, and saturates at 448; it never gives the NaN codes.
+//! The types follow OCP 8-bit Floating Point Specification 1.0, the conversions MLX's CPU backend.
+
+use super::Float;
+use super::float::{Bf16, Element, F16, F32, MAGNITUDE};
+use super::mx::Code;
+
+/// FP8 as the element type of an MX scheme.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct E4M3;
+
+impl Code for E4M3 {
+    const LARGEST: f32 = 448.0;
+    const BITS: usize = 8;
+
+    #[inline(always)]
+    fn encode(value: f32) -> u8 {
+        to_fp8(value)
+    }
+
+    #[inline(always)]
+    fn decode(code: u8) -> f32 {
+        from_fp8(code)
+    }
+}
+
+/// The E4M3 code nearest to `value`: 448 for whatever is larger, infinite or NaN; the sign is kept.
+#[inline(always)]
+pub fn to_fp8(value: f32) -> u8 {
+    /// 2^-6, the smallest normal E4M3.
+    const SMALLEST_NORMAL: u32 = 0x3C80_0000;
+    /// The code of 448.
+    const LARGEST: u32 = 0x7E;
+    /// 2^14: its unit in the last place is 2^-9, that of a subnormal E4M3.
+    const MAGIC: f32 = 16384.0;
+    let sign = value.to_bits() >> 24 & 0x80;
+    let magnitude = value.to_bits() & MAGNITUDE;
+    // The exponent moves from bias 127 to 7; a carry out of the mantissa moves it on.
+    let normal = magnitude.wrapping_sub(120 << 23).wrapping_add(0x7FFFF + (magnitude >> 20 & 1)) >> 20;
+    let subnormal = (f32::from_bits(magnitude) + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits());
+    let code = if magnitude < SMALLEST_NORMAL { subnormal } else { normal.min(LARGEST) };
+    (code | sign) as u8
+}
+
+/// The value of the E4M3 `code`, exactly. The codes `0x7F` and `0xFF` are NaN.
+#[inline(always)]
+pub fn from_fp8(code: u8) -> f32 {
+    /// 2^120: from the exponent bias of binary32 to that of E4M3.
+    const REBIAS: f32 = f32::from_bits((127 + 120) << 23);
+    let magnitude = u32::from(code & 0x7F);
+    let finite = (f32::from_bits(magnitude << 20) * REBIAS).to_bits();
+    let value = if magnitude == 0x7F { 0x7FF0_0000 } else { finite };
+    f32::from_bits(value | u32::from(code & 0x80) << 24)
+}
+
+/// The shape of block-scaled E4M3 matrices: one scale per block of 128 rows and 128 columns, where the
+/// last block of a row or column may be ragged. Several matrices (experts) follow each other, and
+/// so do their scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockFp8 {
+    /// Rows of one matrix.
+    pub rows: usize,
+    /// Columns of one matrix.
+    pub columns: usize,
+    /// Type of the scales.
+    pub scale: Float,
+}
+
+impl BlockFp8 {
+    /// Rows and columns of a block.
+    pub const BLOCK: usize = 128;
+
+    /// Bytes of the scales of one matrix.
+    pub fn scales_len(&self) -> usize {
+        self.rows.div_ceil(Self::BLOCK) * self.columns.div_ceil(Self::BLOCK) * self.scale.size()
+    }
+}
+
+/// Decodes whole rows of E4M3 `codes` to bfloat16, multiplying each block by its scale.
+///
+/// `first_row` is the number of rows before them, counted through all matrices; `scales` are those of
+/// all matrices. The product is computed in binary32 and rounded once. A NaN code gives NaN
+/// (`0x7FC0`).
+///
+/// # Panics
+/// When `codes` are not whole rows, `out` is not two bytes for each, or scales are missing.
+pub fn block_fp8_decode(shape: BlockFp8, first_row: usize, codes: &[u8], scales: &[u8], out: &mut [u8]) {
+    let BlockFp8 { rows, columns, scale } = shape;
+    assert_eq!(out.len(), codes.len() * Bf16::SIZE, "length of the decoded rows");
+    if codes.is_empty() {
+        return;
+    }
+    assert!(codes.len().is_multiple_of(columns), "{} codes are not whole rows of {columns}", codes.len());
+    let scale_at = match scale {
+        Float::Bf16 => Bf16::widen,
+        Float::F16 => F16::widen,
+        Float::F32 => F32::widen,
+    };
+    let scale_row = columns.div_ceil(BlockFp8::BLOCK) * scale.size();
+    let matrices = codes.chunks_exact(columns).zip(out.chunks_exact_mut(columns * Bf16::SIZE));
+    for (row, (codes, out)) in (first_row..).zip(matrices) {
+        let block_row = row / rows * rows.div_ceil(BlockFp8::BLOCK) + row % rows / BlockFp8::BLOCK;
+        let scales = &scales[block_row * scale_row..][..scale_row];
+        let blocks = codes.chunks(BlockFp8::BLOCK).zip(out.chunks_mut(BlockFp8::BLOCK * Bf16::SIZE));
+        for ((codes, out), scale) in blocks.zip(scales.chunks_exact(scale.size())) {
+            let scale = scale_at(scale);
+            for (code, out) in codes.iter().zip(out.chunks_exact_mut(Bf16::SIZE)) {
+                Bf16::store(from_fp8(*code) * scale, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_but_nan_reads_back() {
+        for code in 0..=u8::MAX {
+            if code & 0x7F == 0x7F {
+                assert!(from_fp8(code).is_nan());
+            } else {
+                assert_eq!(to_fp8(from_fp8(code)), code);
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_to_the_nearest_code_and_ties_to_even() {
+        for code in 0..0x7E_u8 {
+            let (low, high) = (from_fp8(code), from_fp8(code + 1));
+            let middle = f32::midpoint(low, high);
+            assert_eq!(to_fp8(middle), code + (code & 1), "{middle}");
+            assert_eq!(to_fp8(middle.next_down()), code, "{middle}");
+            assert_eq!(to_fp8(middle.next_up()), code + 1, "{middle}");
+            assert_eq!(to_fp8(-middle), 0x80 | code + (code & 1), "{middle}");
+        }
+    }
+
+    #[test]
+    fn saturates_and_keeps_the_sign() {
+        for (value, code) in [
+            (448.0, 0x7E),
+            (449.0, 0x7E),
+            (f32::MAX, 0x7E),
+            (f32::NEG_INFINITY, 0xFE),
+            (f32::NAN, 0x7E),
+            (-0.0, 0x80),
+            (-1e-30, 0x80),
+        ] {
+            assert_eq!(to_fp8(value), code, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_block_of_rows_takes_the_scales_of_its_matrix() {
+        // Two matrices of 130 x 129: four blocks each, two of them one row or column wide.
+        let shape = BlockFp8 { rows: 130, columns: 129, scale: Float::F32 };
+        assert_eq!(shape.scales_len(), 16);
+        let scales: Vec<u8> = (1..=8).flat_map(|scale| (scale as f32).to_le_bytes()).collect();
+        let codes = vec![to_fp8(2.0); 260 * 129];
+        let mut whole = vec![0; codes.len() * 2];
+        block_fp8_decode(shape, 0, &codes, &scales, &mut whole);
+        let at = |row: usize, column: usize| Bf16::widen(&whole[(row * 129 + column) * 2..][..2]);
+        for (row, column, scale) in
+            [(0, 0, 1.0), (127, 128, 2.0), (128, 127, 3.0), (129, 128, 4.0), (130, 0, 5.0), (259, 128, 8.0)]
+        {
+            assert_eq!(at(row, column), 2.0 * scale, "{row}, {column}");
+        }
+        let mut part = vec![0; 3 * 129 * 2];
+        block_fp8_decode(shape, 128, &codes[..3 * 129], &scales, &mut part);
+        assert_eq!(part, whole[128 * 129 * 2..131 * 129 * 2]);
+    }
+}

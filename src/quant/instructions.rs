@@ -1,0 +1,81 @@
+//! The instruction sets a kernel is compiled for, and the only `unsafe` of this room.
+//!
+//! A kernel is written once, in plain Rust without intrinsics; the compiler vectorizes a copy of it
+//! per set. Rust neither contracts nor reorders float operations, so every copy gives the same bytes.
+#![expect(unsafe_code, reason = "a function that uses optional instructions is unsafe to call")]
+
+/// A set of instructions that this processor has; by default the widest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Instructions(Set);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Set {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A computation that [`Instructions::run`] can run on any set.
+pub(super) trait Kernel {
+    type Output;
+
+    /// Everything this calls down to the innermost loop must be `#[inline(always)]`: code that is
+    /// not inlined into the copy for a set is not compiled for it.
+    fn run(self) -> Self::Output;
+}
+
+impl Instructions {
+    /// What every processor of the target has.
+    pub const PORTABLE: Self = Self(Set::Portable);
+
+    /// All sets that this processor has, the narrowest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        let sets: &[(bool, Set)] = &[
+            (true, Set::Portable),
+            #[cfg(target_arch = "x86_64")]
+            (is_x86_feature_detected!("avx2"), Set::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            (
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl"),
+                Set::Avx512,
+            ),
+        ];
+        sets.iter().filter(|(available, _)| *available).map(|&(_, set)| Self(set)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Runs `kernel` on these instructions.
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Set::Portable => kernel.run(),
+            // SAFETY: only `available` makes a value of this set, after it found AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { avx2(kernel) },
+            // SAFETY: only `available` makes a value of this set, after it found these four parts of AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { avx512(kernel) },
+        }
+    }
+}
+
+impl Default for Instructions {
+    fn default() -> Self {
+        Self::available().last().unwrap_or(Self::PORTABLE)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}

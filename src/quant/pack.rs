@@ -1,0 +1,88 @@
+//! Codes of 2 to 8 bits as one bit stream, lowest bit first.
+//!
+//! Eight codes fill exactly `BITS` bytes, so a stream is packed eight codes at a time. MLX's 32-bit
+//! words are this stream read little-endian.
+
+/// Keeps the low half of every field of `2 * width` bits.
+const fn low_halves(width: u32) -> u64 {
+    let mut mask = 0;
+    let mut at = 0;
+    while at < 64 {
+        mask |= ((1 << width) - 1) << at;
+        at += 2 * width;
+    }
+    mask
+}
+
+/// Moves the upper of every two neighbouring fields of `width` bits down by `gap`.
+#[inline(always)]
+fn close_gaps(fields: u64, width: u32, gap: u32) -> u64 {
+    let low = low_halves(width);
+    fields & low | (fields & !low) >> gap
+}
+
+/// Undoes [`close_gaps`]: of every `2 * width` bits, moves those from `width - gap` on up by `gap`.
+#[inline(always)]
+fn open_gaps(fields: u64, width: u32, gap: u32) -> u64 {
+    let low = low_halves(width);
+    let kept = low & low >> gap;
+    fields & kept | fields << gap & !low
+}
+
+/// Packs `codes`, each below 2^`BITS`, into `packed`.
+#[inline(always)]
+pub(super) fn pack<const BITS: usize>(codes: &[u8], packed: &mut [u8]) {
+    let gap = 8 - BITS as u32;
+    for (codes, packed) in codes.as_chunks::<8>().0.iter().zip(packed.as_chunks_mut::<BITS>().0) {
+        let bytes = u64::from_le_bytes(*codes);
+        let pairs = close_gaps(bytes, 8, gap);
+        let fours = close_gaps(pairs, 16, 2 * gap);
+        let eights = close_gaps(fours, 32, 4 * gap);
+        packed.copy_from_slice(&eights.to_le_bytes()[..BITS]);
+    }
+}
+
+/// Restores the codes of `packed`.
+#[inline(always)]
+pub(super) fn unpack<const BITS: usize>(packed: &[u8], codes: &mut [u8]) {
+    let gap = 8 - BITS as u32;
+    for (packed, codes) in packed.as_chunks::<BITS>().0.iter().zip(codes.as_chunks_mut::<8>().0) {
+        let mut bytes = [0; 8];
+        bytes[..BITS].copy_from_slice(packed);
+        let eights = u64::from_le_bytes(bytes);
+        let fours = open_gaps(eights, 32, 4 * gap);
+        let pairs = open_gaps(fours, 16, 2 * gap);
+        *codes = open_gaps(pairs, 8, gap).to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds_for<const BITS: usize>() {
+        let codes: Vec<u8> =
+            (0..64_u32).map(|j| (j.wrapping_mul(2_654_435_761) >> 13) as u8 & (0xFF >> (8 - BITS))).collect();
+        let mut packed = vec![0; 8 * BITS];
+        pack::<BITS>(&codes, &mut packed);
+        for (j, code) in codes.iter().enumerate() {
+            for bit in 0..BITS {
+                let at = j * BITS + bit;
+                assert_eq!(packed[at / 8] >> (at % 8) & 1, code >> bit & 1, "bit {bit} of code {j} of {BITS} bits");
+            }
+        }
+        let mut unpacked = vec![0; 64];
+        unpack::<BITS>(&packed, &mut unpacked);
+        assert_eq!(unpacked, codes);
+    }
+
+    #[test]
+    fn element_j_is_the_bits_from_j_times_its_width() {
+        holds_for::<2>();
+        holds_for::<3>();
+        holds_for::<4>();
+        holds_for::<5>();
+        holds_for::<6>();
+        holds_for::<8>();
+    }
+}
