@@ -25,6 +25,15 @@ pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_value(parse(text)?)
 }
 
+/// Reads a `T` straight from `text`, for a `T` whose `Deserialize` refuses duplicate keys by itself:
+/// large foreign texts, of which a tree of values would take many times the memory.
+///
+/// # Errors
+/// The parser's own error, or that of `T`.
+pub fn parse_into<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(text)
+}
+
 /// Writes `value` as compact JSON with strings escaped as Go's encoder does: `<`, `>`, `&`, U+2028
 /// and U+2029 become `\u` escapes. Maps must be ordered by their type (`BTreeMap`, [`Value`]).
 ///

@@ -1,1 +1,85 @@
-//! (filled below)
+//! The listing of a checkpoint: every tensor with its dtype and shape, every sidecar, the source kind,
+//! and the chat template. Values only: no weights, no paths, no open files.
+
+mod kind;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use kind::Claim;
+
+pub use crate::source::{Dtype, Sidecar};
+pub use kind::SourceKind;
+
+use crate::error::{Error, Result};
+use crate::source::{Checkpoint, parse_config};
+
+/// What a tensor is, without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions, slowest first; none for a scalar.
+    pub shape: Vec<u64>,
+}
+
+/// Everything that is known of a checkpoint before its weights are read.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// The parsed `config.json`: an object.
+    pub config: Value,
+    /// All tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// The files that are kept byte for byte, by name.
+    pub sidecars: Vec<Sidecar>,
+    /// How the weights are stored.
+    pub kind: SourceKind,
+    /// The chat template: that of `tokenizer_config.json`, else `chat_template.jinja`.
+    pub template: Option<String>,
+    /// What the user should know that is not an error, one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Inventory {
+    /// Takes the inventory of `checkpoint`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Input`], naming the tensor or file: weights of no known kind, a tokenizer
+    /// configuration that is not JSON, a template that is not UTF-8, a file that cannot be read.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        let tensors: BTreeMap<String, Tensor> = checkpoint
+            .tensors()
+            .iter()
+            .map(|(name, tensor)| (name.clone(), Tensor { dtype: tensor.dtype, shape: tensor.shape.clone() }))
+            .collect();
+        let mut notes = checkpoint.notes().to_vec();
+        let claim = Claim::of(&config, is_there(checkpoint, "hf_quant_config.json"));
+        let kind = kind::classify(&claim, &tensors)?;
+        if kind == SourceKind::Float && claim.is_made() {
+            notes.push("The configuration claims that the weights are quantized, but none of them is".to_owned());
+        }
+        let template = template(checkpoint)?;
+        Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, notes })
+    }
+}
+
+fn is_there(checkpoint: &Checkpoint, name: &str) -> bool {
+    checkpoint.sidecars().iter().any(|sidecar| sidecar.name == name)
+}
+
+fn template(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if is_there(checkpoint, "tokenizer_config.json") {
+        let tokenizer = parse_config(&checkpoint.read_sidecar("tokenizer_config.json")?)
+            .map_err(|e| Error::input("`tokenizer_config.json` is malformed").caused_by(e))?;
+        if let Some(template) = tokenizer["chat_template"].as_str() {
+            return Ok(Some(template.to_owned()));
+        }
+    }
+    if !is_there(checkpoint, "chat_template.jinja") {
+        return Ok(None);
+    }
+    let template = String::from_utf8(checkpoint.read_sidecar("chat_template.jinja")?);
+    template.map(Some).map_err(|e| Error::input("`chat_template.jinja` is not UTF-8").caused_by(e.utf8_error()))
+}

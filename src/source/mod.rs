@@ -1,1 +1,327 @@
-//! (filled below)
+//! Foreign checkpoints: the only room that opens files nobody vouches for. A [`Checkpoint`] has every
+//! header parsed and cross-checked, and reads nothing but the bytes a header accounts for; what it
+//! opened can be checked at the end not to have moved. The parsers take bytes, not files.
+
+mod config;
+mod directory;
+mod disguise;
+mod dtype;
+mod files;
+mod index;
+pub mod safetensors;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub use config::parse as parse_config;
+pub use dtype::Dtype;
+pub use index::{Index, parse_index};
+
+use crate::error::{Error, Result};
+use directory::{INDEX, Listing};
+use files::{Opened, Stamp};
+
+/// The largest sidecar that is read, in bytes.
+pub const MAX_SIDECAR: u64 = 64 << 20;
+/// The largest `config.json` and shard index, in bytes: they are parsed, which takes many times that.
+const MAX_CONFIG: u64 = 8 << 20;
+const MAX_INDEX: u64 = 32 << 20;
+/// The headers of all shards together, in bytes, and the number of shards.
+const MAX_HEADERS: u64 = 256 << 20;
+const MAX_SHARDS: usize = 10_000;
+
+/// A tensor on disk: what it is and where its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions, slowest first; none for a scalar.
+    pub shape: Vec<u64>,
+    shard: usize,
+    begin: u64,
+    end: u64,
+}
+
+impl TensorInfo {
+    /// The size of its data in bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.begin
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.begin == self.end
+    }
+}
+
+/// A file beside the weights that is kept byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Its file name, without any folder.
+    pub name: String,
+    /// Its size in bytes when the checkpoint was opened.
+    pub size: u64,
+}
+
+/// An open checkpoint: `config.json`, weights in safetensors, and sidecars.
+#[derive(Debug)]
+pub struct Checkpoint {
+    root: PathBuf,
+    config: Value,
+    tensors: BTreeMap<String, TensorInfo>,
+    sidecars: Vec<Sidecar>,
+    stamps: Vec<Stamp>,
+    index: Option<Opened>,
+    shards: Vec<Opened>,
+    notes: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in the directory `root`, or in the snapshot of a Hugging Face cache entry
+    /// when `root` is one. All headers are read, no weights.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is no such directory, [`crate::ErrorKind::Input`]
+    /// for everything that is damaged, ambiguous or not a checkpoint, naming the file or tensor.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = directory::resolve(root)?;
+        let listing = Listing::of(&root)?;
+        let index = if listing.files.contains(INDEX) { Some(open_index(&root)?) } else { None };
+        let names: Vec<&str> = match &index {
+            Some((_, index)) => index.names().into_iter().collect(),
+            None => listing.weights()?,
+        };
+        let config = open_config(&root, &listing)?;
+        let mut checkpoint = Self {
+            config,
+            notes: notes(&listing, &names),
+            root,
+            tensors: BTreeMap::new(),
+            sidecars: Vec::new(),
+            stamps: Vec::new(),
+            index: None,
+            shards: Vec::new(),
+        };
+        checkpoint.open_shards(&names)?;
+        if let Some((file, index)) = index {
+            checkpoint.check_index(&index)?;
+            checkpoint.index = Some(file);
+        }
+        for name in listing.sidecars() {
+            directory::check_inside(&checkpoint.root, name)?;
+            let stamp = Stamp::at(&checkpoint.root.join(name))?;
+            checkpoint.sidecars.push(Sidecar { name: name.to_owned(), size: stamp.size() });
+            checkpoint.stamps.push(stamp);
+        }
+        Ok(checkpoint)
+    }
+
+    /// The directory that holds the files: `root` as it was named, or the snapshot in it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The parsed `config.json`: an object. A bare `NaN` or `Infinity` in it is null here.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// All tensors by name; at least one.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.tensors
+    }
+
+    /// The files beside the weights, by name; `config.json` is one of them.
+    pub fn sidecars(&self) -> &[Sidecar] {
+        &self.sidecars
+    }
+
+    /// What the user should know that is not an error, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Fills `buffer` with the bytes of `tensor` from `offset` on. Safe from several threads at once.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unexpected`] when the range is not inside the tensor, or it is another
+    /// checkpoint's; [`crate::ErrorKind::Input`] when the file cannot be read or has become shorter.
+    pub fn read_at(&self, tensor: &TensorInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= tensor.len());
+        let (Some(_), Some(shard)) = (end, self.shards.get(tensor.shard)) else {
+            let message = format!("Bytes {offset}+{} are outside of a tensor of {}", buffer.len(), tensor.len());
+            return Err(Error::new(crate::ErrorKind::Unexpected, message));
+        };
+        shard.read_at(tensor.begin + offset, buffer)
+    }
+
+    /// The exact bytes of a sidecar.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none of that name; [`crate::ErrorKind::Input`]
+    /// when it is larger than [`MAX_SIDECAR`], cannot be read, or was changed since it was listed.
+    pub fn read_sidecar(&self, name: &str) -> Result<Vec<u8>> {
+        let Ok(at) = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name)) else {
+            return Err(Error::new(crate::ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))));
+        };
+        let file = Opened::open(&self.root, name)?;
+        if file.stamp() != self.stamps[at] {
+            return Err(files::moved(&self.root.join(name)));
+        }
+        file.read(MAX_SIDECAR)
+    }
+
+    /// Fails when a file of the checkpoint was written to or replaced since it was opened, so that
+    /// what was read of it may be of two versions.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Input`], naming the file.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().chain(&self.index).try_for_each(Opened::check_unchanged)?;
+        let mut sidecars = self.sidecars.iter().zip(&self.stamps);
+        sidecars.try_for_each(|(sidecar, stamp)| stamp.check(&self.root.join(&sidecar.name)))
+    }
+
+    fn open_shards(&mut self, names: &[&str]) -> Result<()> {
+        if names.len() > MAX_SHARDS {
+            return Err(Error::input(format!("The checkpoint has {} shards, more than {MAX_SHARDS}", names.len())));
+        }
+        let mut headers = 0;
+        for name in names {
+            let file = Opened::open(&self.root, name)?;
+            let header = read_header(&file, MAX_HEADERS - headers)?;
+            headers += header.data_start;
+            let shard = self.shards.len();
+            for entry in header.tensors {
+                if let Some(other) = self.tensors.get(&entry.name) {
+                    let other = self.shards[other.shard].name();
+                    let tensor = quoted(&entry.name);
+                    return Err(Error::input(format!(
+                        "Tensor {tensor} is in two shards, {} and {}",
+                        quoted(other),
+                        quoted(name)
+                    )));
+                }
+                let info = TensorInfo {
+                    dtype: entry.dtype,
+                    shape: entry.shape,
+                    shard,
+                    begin: header.data_start + entry.begin,
+                    end: header.data_start + entry.end,
+                };
+                self.tensors.insert(entry.name, info);
+            }
+            self.shards.push(file);
+        }
+        if self.tensors.is_empty() {
+            return Err(Error::input("The checkpoint has no tensors"));
+        }
+        Ok(())
+    }
+
+    /// Checks that the index and the headers say the same.
+    fn check_index(&mut self, index: &Index) -> Result<()> {
+        for (name, shard) in &index.shards {
+            match self.tensors.get(name).map(|tensor| self.shards[tensor.shard].name()) {
+                Some(holder) if holder == shard => {}
+                holder => {
+                    let place =
+                        holder.map_or("it is in no shard".to_owned(), |name| format!("it is in {}", quoted(name)));
+                    return Err(Error::input(format!(
+                        "The shard index puts tensor {} into {}, but {place}",
+                        quoted(name),
+                        quoted(shard)
+                    )));
+                }
+            }
+        }
+        if let Some((name, tensor)) = self.tensors.iter().find(|(name, _)| !index.shards.contains_key(*name)) {
+            let shard = quoted(self.shards[tensor.shard].name());
+            return Err(Error::input(format!("Tensor {} in {shard} is not in the shard index", quoted(name))));
+        }
+        let size = self.tensors.values().map(TensorInfo::len).fold(0, u64::saturating_add);
+        if index.total_size.is_some_and(|total| total != size) {
+            self.notes.push(format!("The shard index gives a wrong `total_size`: the tensors have {size} bytes"));
+        }
+        Ok(())
+    }
+}
+
+fn open_index(root: &Path) -> Result<(Opened, Index)> {
+    let file = Opened::open(root, INDEX)?;
+    let index = parse_index(&file.read(MAX_INDEX)?).map_err(|e| file.explain(e))?;
+    Ok((file, index))
+}
+
+fn open_config(root: &Path, listing: &Listing) -> Result<Value> {
+    if !listing.files.contains("config.json") {
+        return Err(Error::input(format!("`{}` is missing", root.join("config.json").display()))
+            .hint("Download it from the same revision as the weights"));
+    }
+    directory::check_inside(root, "config.json")?;
+    let file = Opened::open(root, "config.json")?;
+    let config = parse_config(&file.read(MAX_CONFIG)?)
+        .map_err(|e| file.explain(Error::input("`config.json` is malformed").caused_by(e)))?;
+    if config.is_object() { Ok(config) } else { Err(Error::input("`config.json` is not a JSON object")) }
+}
+
+fn read_header(file: &Opened, limit: u64) -> Result<safetensors::Header> {
+    let damaged = |e: Error| {
+        let error = Error::input(format!("{} is not a usable safetensors file", quoted(file.name())));
+        file.explain(error.caused_by(e).hint("Download the file again, and compare its size and digest"))
+    };
+    let size = file.stamp().size();
+    if size < 8 {
+        return Err(damaged(Error::input(format!("The file has {size} bytes, too few for a header"))));
+    }
+    let mut prefix = [0; 8];
+    file.read_at(0, &mut prefix)?;
+    let start = safetensors::data_start(prefix, size).map_err(damaged)?;
+    if start > limit {
+        return Err(Error::input(format!("The headers of all shards have more than {MAX_HEADERS} bytes")));
+    }
+    let mut bytes = vec![0; start as usize];
+    file.read_at(0, &mut bytes)?;
+    safetensors::parse_header(&bytes, size).map_err(damaged)
+}
+
+/// What is there and not used.
+fn notes(listing: &Listing, shards: &[&str]) -> Vec<String> {
+    let weights = listing.files.iter().filter(|name| directory::is_weights(name) && !shards.contains(&name.as_str()));
+    let files = weights.map(|name| format!("{} is not used", quoted(name)));
+    let folders = listing.folders.iter().map(|name| format!("The folder {} is not used", quoted(name)));
+    let unusable = listing.unusable.iter().map(|name| format!("{name} is not used: it is not a usable file name"));
+    files.chain(folders).chain(unusable).collect()
+}
+
+/// Whether printing `text` shows it as it is: no control characters, and none that hide or reorder
+/// what stands around them.
+fn is_printable(text: &str) -> bool {
+    !text.chars().any(|c| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    })
+}
+
+/// `text` in backticks for a message: escaped, and cut when it is very long.
+pub(crate) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
+        None => format!("`{}`", text.escape_debug()),
+    }
+}
+
+/// An error and its causes on one line.
+#[cfg(test)]
+pub(crate) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,185 @@
+//! Telling how the weights of a checkpoint are stored. The tensors decide whether they are quantized;
+//! what the configuration claims only says by whom, and in which blocks. A name alone decides nothing:
+//! Gemma's `router.scale` is a weight like any other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{Dtype, Tensor};
+use crate::error::{Error, Result};
+use crate::source::quoted;
+
+/// How the weights of a checkpoint are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceKind {
+    /// Floating-point numbers of 16 bits or more.
+    Float,
+    /// `F8_E4M3` with one scale for each 128 by 128 block, as DeepSeek publishes it.
+    BlockFp8,
+    /// Quantized by the tool or format named here.
+    Prequantized(&'static str),
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float => f.write_str("float"),
+            Self::BlockFp8 => f.write_str("block-fp8"),
+            Self::Prequantized(by) => write!(f, "prequantized ({by})"),
+        }
+    }
+}
+
+/// The edge of a block that shares a scale in a block-fp8 checkpoint.
+const BLOCK: u64 = 128;
+
+/// The values of `quant_method` that are known, each with the name used here.
+const METHODS: [(&str, &str); 17] = [
+    ("aqlm", "aqlm"),
+    ("auto-round", "auto-round"),
+    ("awq", "awq"),
+    ("bitnet", "bitnet"),
+    ("bitsandbytes", "bitsandbytes"),
+    ("compressed-tensors", "compressed-tensors"),
+    ("eetq", "eetq"),
+    ("fbgemm_fp8", "fbgemm fp8"),
+    ("fp8", "fp8"),
+    ("gptq", "gptq"),
+    ("hqq", "hqq"),
+    ("modelopt", "modelopt"),
+    ("mxfp4", "gpt-oss mxfp4"),
+    ("quanto", "quanto"),
+    ("quark", "quark"),
+    ("torchao", "torchao"),
+    ("vptq", "vptq"),
+];
+
+/// What the configuration says about quantization, which may be nothing.
+pub(super) struct Claim<'a> {
+    /// `quantization_config`, of the model or of its language part.
+    config: Option<&'a Value>,
+    /// Who quantized.
+    method: Option<&'static str>,
+}
+
+impl<'a> Claim<'a> {
+    /// Reads the claim out of `config.json` and, when there is one, `hf_quant_config.json`.
+    pub(super) fn of(config: &'a Value, modelopt: bool) -> Self {
+        let places = [config, &config["text_config"]];
+        let keys = ["quantization_config", "compression_config"];
+        let config = keys.iter().flat_map(|key| places.map(|place| &place[*key])).find(|value| value.is_object());
+        let named = config.and_then(|config| config["quant_method"].as_str());
+        let known = METHODS.iter().find(|(name, _)| Some(*name) == named).map(|(_, method)| *method);
+        Self { config, method: known.or(modelopt.then_some("modelopt")) }
+    }
+
+    /// Whether the checkpoint claims to be quantized.
+    pub(super) fn is_made(&self) -> bool {
+        self.config.is_some() || self.method.is_some()
+    }
+
+    /// Whether all quantized weights are in blocks of [`BLOCK`] by [`BLOCK`].
+    fn is_blocked(&self) -> bool {
+        let Some(config) = self.config else { return false };
+        let is_block = |value: &Value| {
+            value
+                .as_array()
+                .is_some_and(|edges| edges.len() == 2 && edges.iter().all(|edge| edge.as_u64() == Some(BLOCK)))
+        };
+        match self.method {
+            Some("fp8") => is_block(&config["weight_block_size"]),
+            Some("compressed-tensors") => config["config_groups"].as_object().is_some_and(|groups| {
+                !groups.is_empty()
+                    && groups.values().map(|group| &group["weights"]).all(|weights| {
+                        weights["type"] == "float" && weights["num_bits"] == 8 && is_block(&weights["block_structure"])
+                    })
+            }),
+            _ => false,
+        }
+    }
+}
+
+/// Tells the kind of a checkpoint with these `tensors` that makes this `claim`.
+///
+/// # Errors
+/// [`crate::ErrorKind::Input`], naming the tensor: an eight-bit float other than `F8_E4M3`, a scale
+/// that is missing or has another shape than its weight needs, codes that nothing explains.
+pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) -> Result<SourceKind> {
+    for (name, tensor) in tensors {
+        if matches!(tensor.dtype, Dtype::F8E5M2 | Dtype::F8E5M2Fnuz | Dtype::F8E4M3Fnuz) {
+            return Err(Error::input(format!(
+                "Tensor {} has the dtype {}, which is not supported",
+                quoted(name),
+                tensor.dtype
+            ))
+            .hint("Use the checkpoint in BF16, or in FP8 of the dtype F8_E4M3"));
+        }
+    }
+    if let Some(by) = tensors.iter().find_map(|(name, tensor)| packer(claim, tensors, name, tensor)) {
+        return Ok(SourceKind::Prequantized(by));
+    }
+    let mut kind = SourceKind::Float;
+    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype == Dtype::F8E4M3) {
+        let scales = ["_scale_inv", "_scale"].map(|suffix| format!("{name}{suffix}"));
+        let Some((scale_name, scale)) = scales.iter().find_map(|name| tensors.get_key_value(name)) else {
+            return Err(Error::input(format!(
+                "Tensor {} is F8_E4M3, but its scale {} is missing",
+                quoted(name),
+                quoted(&scales[0])
+            ))
+            .hint("Download the checkpoint again, and compare its files"));
+        };
+        if !scale.dtype.is_float() && scale.dtype != Dtype::F8E8M0 {
+            return Err(Error::input(format!("Scale {} has the dtype {}", quoted(scale_name), scale.dtype)));
+        }
+        if !claim.is_blocked() {
+            return Ok(SourceKind::Prequantized(claim.method.unwrap_or("fp8")));
+        }
+        if Some(&scale.shape) != scale_shape(&tensor.shape).as_ref() {
+            return Err(Error::input(format!(
+                "Scale {} of shape {:?} does not fit the shape {:?} of its weight",
+                quoted(scale_name),
+                scale.shape,
+                tensor.shape
+            )));
+        }
+        kind = SourceKind::BlockFp8;
+    }
+    Ok(kind)
+}
+
+/// Who packed `tensor`, when it holds codes instead of numbers.
+fn packer(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>, name: &str, tensor: &Tensor) -> Option<&'static str> {
+    let dtype = |name: String| tensors.get(&name).map(|tensor| tensor.dtype);
+    let (stem, role) = name.rsplit_once('.').unwrap_or(("", name));
+    if tensor.dtype.is_float() || matches!(tensor.dtype, Dtype::F8E4M3 | Dtype::F8E8M0) {
+        return None;
+    }
+    if let Some(stem) = name.strip_suffix("_blocks") {
+        return (tensor.dtype == Dtype::U8 && dtype(format!("{stem}_scales")) == Some(Dtype::U8))
+            .then_some("gpt-oss mxfp4");
+    }
+    if role == "weight" && tensor.dtype == Dtype::U32 && dtype(format!("{stem}.scales")).is_some() {
+        return Some("mlx");
+    }
+    let guess = match role {
+        "weight_packed" => "compressed-tensors",
+        "qweight" => "gptq",
+        "weight" if dtype(format!("{stem}.weight_scale")).is_some() && tensor.dtype == Dtype::U8 => "modelopt",
+        "weight" if dtype(format!("{stem}.weight_scale")).is_some() => "compressed-tensors",
+        "weight" if dtype(format!("{stem}.weight.absmax")).is_some() || dtype(format!("{stem}.SCB")).is_some() => {
+            "bitsandbytes"
+        }
+        "weight" if tensor.shape.len() > 1 => "an unknown method",
+        _ => return None,
+    };
+    Some(claim.method.unwrap_or(guess))
+}
+
+/// The shape of the scales of a weight of `shape`: one for each block of its matrices.
+fn scale_shape(shape: &[u64]) -> Option<Vec<u64>> {
+    let (matrices, edges) = shape.split_at_checked(shape.len().checked_sub(2)?)?;
+    Some(matrices.iter().copied().chain(edges.iter().map(|edge| edge.div_ceil(BLOCK))).collect())
+}

@@ -1,0 +1,76 @@
+//! JSON as model repositories have it. Python writes a byte order mark now and then, and the words
+//! `NaN` and `Infinity`, which JSON does not have; both are common on the hub and harmless. The rest
+//! is as strict as everywhere. Only the parsed value differs: the bytes that are kept are the file's.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::json;
+
+/// Parses `text`, reading the bare words `NaN`, `Infinity` and `-Infinity` as null.
+///
+/// # Errors
+/// As [`json::parse`].
+pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    json::parse(&without_bare_words(text))
+}
+
+const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+
+/// `text` with `null` in place of each bare word.
+fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Vec::new();
+    let (mut copied, mut at, mut in_string) = (0, 0, false);
+    while at < text.len() {
+        match text[at] {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'-' | b'I' | b'N' if !in_string => {
+                if let Some(word) = WORDS.into_iter().find(|word| text[at..].starts_with(word)) {
+                    out.extend_from_slice(&text[copied..at]);
+                    out.extend_from_slice(b"null");
+                    copied = at + word.len();
+                    at = copied - 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.extend_from_slice(&text[copied..]);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_python_writes_is_read() {
+        let table = [
+            ("\u{feff}{\"a\":1}", r#"{"a":1}"#),
+            (r#"{"a":[0.0,Infinity,-Infinity,NaN,-1]}"#, r#"{"a":[0.0,null,null,null,-1]}"#),
+            (r#"{"a":"NaN \" Infinity \\","b":NaN}"#, r#"{"a":"NaN \" Infinity \\","b":null}"#),
+            ("NaN", "null"),
+        ];
+        for (text, same) in table {
+            assert_eq!(parse(text.as_bytes()).unwrap(), json::parse(same.as_bytes()).unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_strict() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        let table =
+            ["", "{", "{\"a\":1,\"a\":1}", "{\"a\":nan}", "{NaN:1}", "1NaN", "{\"a\":1e309}", "\"a\\", "{} {}", &deep];
+        for text in table {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(parse("\u{feff}\u{feff}{}".as_bytes()).is_err());
+    }
+}

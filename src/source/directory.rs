@@ -1,0 +1,253 @@
+//! Finding the files of a checkpoint: the directory itself, inside a Hugging Face cache when that is
+//! what was named, and in it the weights and the sidecars. Only names are judged here, plus whether
+//! a link leads out of the checkpoint; contents are left to the parsers.
+//!
+//! The cache: <https://huggingface.co/docs/huggingface_hub/v1.0.0/guides/manage-cache>.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use super::{is_printable, quoted};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The shard index's name.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// The names in a checkpoint's directory, hidden ones left out.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) files: BTreeSet<String>,
+    pub(super) folders: BTreeSet<String>,
+    pub(super) unusable: Vec<String>,
+}
+
+impl Listing {
+    /// Lists `root`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: the directory cannot be read.
+    pub(super) fn of(root: &Path) -> Result<Self> {
+        let failed = |e| Error::io(ErrorKind::Input, "list", root, e);
+        let mut listing = Self::default();
+        for entry in root.read_dir().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| is_printable(name)) else {
+                listing.unusable.push(quoted(&name.to_string_lossy()));
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            // A link that leads nowhere counts as a file, so that opening it tells why.
+            let folder = entry.path().metadata().is_ok_and(|metadata| metadata.is_dir());
+            if folder { &mut listing.folders } else { &mut listing.files }.insert(name.to_owned());
+        }
+        listing.unusable.sort();
+        Ok(listing)
+    }
+
+    /// The files that hold the weights when there is no index.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: none, both layouts at once, or a gap in the numbers; what there is
+    /// instead of weights is named.
+    pub(super) fn weights(&self) -> Result<Vec<&str>> {
+        let weights: Vec<&str> = self
+            .files
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.starts_with("model") && is_weights(name))
+            .collect();
+        if weights.is_empty() {
+            return Err(self.no_weights());
+        }
+        if weights.len() > 1 && weights.contains(&SINGLE) {
+            let other = weights.iter().find(|name| **name != SINGLE).copied().unwrap_or_default();
+            return Err(Error::input(format!("Both `{SINGLE}` and {} are there, and no index", quoted(other)))
+                .hint("Remove the one that does not belong to the checkpoint, or add its index"));
+        }
+        let numbers: Vec<_> = weights.iter().filter_map(|name| number(name)).collect();
+        let Some((_, total)) = numbers.first().copied() else { return Ok(weights) };
+        if numbers.len() != weights.len() || numbers.iter().any(|(_, other)| *other != total) {
+            return Err(Error::input(format!(
+                "{} and {} are not shards of one checkpoint, and there is no index",
+                quoted(weights[0]),
+                quoted(weights[weights.len() - 1])
+            )));
+        }
+        let there: BTreeSet<u64> = numbers.iter().map(|(number, _)| *number).collect();
+        // Counted over what is there, not up to a total that a file name claims.
+        let gap = (1..).zip(&there).find(|(expected, number)| expected != *number).map(|(expected, _)| expected);
+        match gap.or((there.len() as u64 != total).then_some(there.len() as u64 + 1)) {
+            None if there.len() == weights.len() => Ok(weights),
+            None => Err(Error::input(format!("Two shards have the same number, {} among them", quoted(weights[0])))),
+            Some(missing) => Err(Error::input(format!("Shard {missing} of {total} is missing"))
+                .hint("Finish the download: all shards must be there")),
+        }
+    }
+
+    /// What is there instead of `model*.safetensors`.
+    fn no_weights(&self) -> Error {
+        let find = |test: &dyn Fn(&str) -> bool| self.files.iter().find(|name| test(name)).map(|name| quoted(name));
+        let ending = |endings: &'static [&'static str]| {
+            find(&|name| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending)))
+        };
+        if let Some(name) = find(&|name| name.starts_with("adapter_") && is_weights(name)) {
+            return Error::input(format!("The directory has only a LoRA adapter, {name}, and not the model it adapts"))
+                .hint("Merge the adapter into its base model first");
+        }
+        if let Some(name) = find(&|name| name.starts_with("consolidated") && is_weights(name)) {
+            return Error::input(format!("The directory has only {name}, in Mistral's own naming"))
+                .hint("Use the checkpoint that has `model*.safetensors`");
+        }
+        if let Some(name) = find(&|name| name == "model_index.json") {
+            return Error::input(format!("The directory is a diffusion pipeline, described by {name}"))
+                .hint("Name the folder of one of its models");
+        }
+        if let Some(name) = find(&is_weights) {
+            return Error::input(format!("The directory has {name}, but no `model*.safetensors`"))
+                .hint("Add the index of its shards, or name the weights `model.safetensors`");
+        }
+        if let Some(name) = ending(&[".gguf"]) {
+            return Error::input(format!("The directory has only a GGUF file, {name}"))
+                .hint("Use the original safetensors checkpoint: a GGUF file is quantized already");
+        }
+        if let Some(name) = ending(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]) {
+            return Error::input(format!("The directory has only a pickle, {name}, which runs code when it is read"))
+                .hint("Convert it to safetensors first, or use a revision that has them");
+        }
+        if let Some(name) = ending(&[".h5", ".msgpack", ".onnx", ".npz", ".tflite"]) {
+            return Error::input(format!("The directory has only {name}, and no safetensors"))
+                .hint("Use a revision of the model that has safetensors");
+        }
+        Error::input("The directory has no `model*.safetensors`")
+            .hint("Name the directory that has the weights and `config.json`")
+    }
+
+    /// The files that are kept as they are.
+    pub(super) fn sidecars(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(String::as_str).filter(|name| is_sidecar(name))
+    }
+}
+
+pub(super) fn is_weights(name: &str) -> bool {
+    name.ends_with(".safetensors")
+}
+
+/// Whether the file is kept byte for byte: configuration, tokenizer, chat template, licence.
+fn is_sidecar(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    let kept = [".json", ".jinja", ".model", ".txt", ".tiktoken"].iter().any(|ending| name.ends_with(ending));
+    let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|word| upper.starts_with(word));
+    let never = [".safetensors", ".bin", ".gguf", ".py", ".safetensors.index.json"];
+    (kept || licence) && !upper.starts_with("README") && !never.iter().any(|ending| name.ends_with(ending))
+}
+
+/// The `X` and `N` of `model-X-of-N.safetensors`.
+fn number(name: &str) -> Option<(u64, u64)> {
+    let (number, total) = name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(number) || !digits(total) {
+        return None;
+    }
+    Some((number.parse().ok()?, total.parse().ok()?))
+}
+
+/// The directory of the checkpoint that `root` names: `root`, or the snapshot of a cache entry.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`]: nothing there. [`ErrorKind::Input`]: not a directory, a cache entry
+/// without the snapshot it names.
+pub(super) fn resolve(root: &Path) -> Result<PathBuf> {
+    let shown = root.display();
+    match root.metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => {
+            return Err(Error::input(format!("`{shown}` is a file, not the directory of a checkpoint"))
+                .hint("Name the directory that holds `config.json` and the weights"));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::new(ErrorKind::NotFound, format!("There is no checkpoint at `{shown}`")).caused_by(e));
+        }
+        Err(e) => return Err(Error::io(ErrorKind::Input, "open", root, e)),
+    }
+    if root.join("config.json").symlink_metadata().is_ok() {
+        return Ok(root.to_owned());
+    }
+    if root.join("snapshots").is_dir() {
+        return snapshot(root);
+    }
+    let entries: Vec<String> = Listing::of(root)?.folders.into_iter().filter(|name| is_entry(name)).collect();
+    match entries.as_slice() {
+        [] => Ok(root.to_owned()),
+        [entry] => snapshot(&root.join(entry)),
+        [first, ..] => Err(Error::input(format!("`{shown}` is a cache of several models"))
+            .hint(format!("Name one of them, as `{}`", root.join(first).display()))),
+    }
+}
+
+fn is_entry(name: &str) -> bool {
+    name.starts_with("models--")
+}
+
+/// The snapshot of the cache entry that `refs/main` names, or the only one.
+fn snapshot(entry: &Path) -> Result<PathBuf> {
+    let shown = entry.display();
+    let snapshots = entry.join("snapshots");
+    let main = entry.join("refs").join("main");
+    let named = match fs::symlink_metadata(&main) {
+        // Its text is a commit id; anything longer is not worth reading.
+        Ok(metadata) if metadata.is_file() && metadata.len() <= 256 => {
+            Some(fs::read_to_string(&main).map_err(|e| Error::io(ErrorKind::Input, "read", &main, e))?)
+        }
+        Ok(_) => return Err(Error::input(format!("`{}` does not name a revision", main.display()))),
+        Err(_) => None,
+    };
+    if let Some(named) = named {
+        let revision = named.trim();
+        let mut components = Path::new(revision).components();
+        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+        if !plain || !is_printable(revision) {
+            return Err(Error::input(format!("`{}` does not name a revision", main.display())));
+        }
+        let snapshot = snapshots.join(revision);
+        if !snapshot.is_dir() {
+            return Err(Error::input(format!("The cache entry `{shown}` does not hold the revision `{revision}`"))
+                .hint("Finish the download: `hf download` completes a cache entry"));
+        }
+        return Ok(snapshot);
+    }
+    let revisions: Vec<String> = Listing::of(&snapshots)?.folders.into_iter().collect();
+    match revisions.as_slice() {
+        [] => Err(Error::input(format!("The cache entry `{shown}` holds no revision"))),
+        [only] => Ok(snapshots.join(only)),
+        [first, ..] => Err(Error::input(format!("The cache entry `{shown}` holds several revisions"))
+            .hint(format!("Name one of them, as `{}`", snapshots.join(first).display()))),
+    }
+}
+
+/// Refuses a sidecar whose link leads out of the checkpoint: it is published byte for byte, and a
+/// checkpoint from elsewhere must not be able to publish a file of this machine. Where a Hugging
+/// Face cache keeps its contents, `models--*/blobs`, is not outside.
+pub(super) fn check_inside(root: &Path, name: &str) -> Result<()> {
+    let path = root.join(name);
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+        return Ok(());
+    }
+    // A link that cannot be followed is explained where the file is opened.
+    let (Ok(target), Ok(root)) = (path.canonicalize(), root.canonicalize()) else { return Ok(()) };
+    let cache = |target: &Path| {
+        let blobs = target.parent().filter(|folder| folder.ends_with("blobs"));
+        let entry = blobs.and_then(Path::parent).and_then(Path::file_name).and_then(|name| name.to_str());
+        entry.is_some_and(is_entry)
+    };
+    if target.starts_with(&root) || cache(&target) {
+        return Ok(());
+    }
+    Err(Error::input(format!("{} is a symbolic link that leads out of the checkpoint", quoted(name)))
+        .hint("Replace the link by a copy of the file"))
+}

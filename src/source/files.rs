@@ -1,0 +1,171 @@
+//! Opening one file of a checkpoint: only a regular one, never blocking on what pretends to be one,
+//! and remembering enough of it to notice later that it was changed or replaced.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::disguise;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An open file, as it was when it was opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    path: PathBuf,
+    name: String,
+    file: File,
+    stamp: Stamp,
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// The stamp of the regular file at `path`, links followed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: missing, a dangling link, a link to itself, not a regular file.
+    pub(super) fn at(path: &Path) -> Result<Self> {
+        let metadata = path.metadata().map_err(|e| unreachable(path, e))?;
+        if metadata.is_file() { Ok(Self::of(&metadata)) } else { Err(irregular(path)) }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Fails when the file at `path` is no longer the one this stamp was taken of.
+    pub(super) fn check(&self, path: &Path) -> Result<()> {
+        match path.metadata() {
+            Ok(metadata) if Self::of(&metadata) == *self => Ok(()),
+            Ok(_) => Err(moved(path)),
+            Err(e) => Err(moved(path).caused_by(e)),
+        }
+    }
+}
+
+impl Opened {
+    /// Opens the file called `name` in `root` for reading.
+    ///
+    /// # Errors
+    /// As [`Stamp::at`], and whatever opening it says.
+    pub(super) fn open(root: &Path, name: &str) -> Result<Self> {
+        let path = root.join(name);
+        // Looked at before it is opened, because opening a device can already do something, and
+        // opened without blocking, because it may have become a pipe in between.
+        Stamp::at(&path)?;
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+        let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(&path);
+        let file = opened.map_err(|e| match e.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
+                Error::io(ErrorKind::Input, "open", &path, e).hint("Allow more open files, as with `ulimit -n 8192`")
+            }
+            _ => Error::io(ErrorKind::Input, "open", &path, e),
+        })?;
+        let metadata = file.metadata().map_err(|e| Error::io(ErrorKind::Input, "read", &path, e))?;
+        if !metadata.is_file() {
+            return Err(irregular(&path));
+        }
+        Ok(Self { path, name: name.to_owned(), file, stamp: Stamp::of(&metadata) })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Fills `buffer` from `offset` on. Safe from several threads at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: the file has become shorter, or cannot be read.
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => moved(&self.path).caused_by(e),
+            _ => Error::io(ErrorKind::Input, "read", &self.path, e),
+        })
+    }
+
+    /// The whole file, unless it is larger than `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: too large, or changed since it was opened.
+    pub(super) fn read(&self, limit: u64) -> Result<Vec<u8>> {
+        let size = self.stamp.size;
+        if size > limit {
+            return Err(Error::input(format!("`{}` has {size} bytes, more than the {limit} allowed", self.name)));
+        }
+        let mut bytes = vec![0; size as usize];
+        self.read_at(0, &mut bytes)?;
+        self.check_unchanged()?;
+        Ok(bytes)
+    }
+
+    /// `error`, or what the file really is when its first bytes show it.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let mut start = [0; 64];
+        let length = self.stamp.size.min(start.len() as u64) as usize;
+        match self.file.read_exact_at(&mut start[..length], 0) {
+            Ok(()) => disguise::explain(&self.name, &start[..length], error),
+            Err(_) => error,
+        }
+    }
+
+    /// Fails when the file was changed or replaced since it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let now = self.file.metadata().map_err(|e| Error::io(ErrorKind::Input, "read", &self.path, e))?;
+        if Stamp::of(&now) != self.stamp {
+            return Err(moved(&self.path));
+        }
+        self.stamp.check(&self.path)
+    }
+}
+
+pub(super) fn moved(path: &Path) -> Error {
+    Error::input(format!("`{}` was changed while it was read", path.display()))
+        .hint("Run the command again when nothing writes to the checkpoint")
+}
+
+fn irregular(path: &Path) -> Error {
+    Error::input(format!("`{}` is not a regular file", path.display()))
+}
+
+/// Why the file at `path` cannot be looked at.
+fn unreachable(path: &Path, cause: io::Error) -> Error {
+    let link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let shown = path.display();
+    let error = match cause.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+            Error::input(format!("`{shown}` is a symbolic link that leads back to itself"))
+        }
+        _ if link && cause.kind() == io::ErrorKind::NotFound => {
+            Error::input(format!("`{shown}` is a symbolic link to a file that is not there"))
+                .hint("Finish the download: `hf download` completes a cache entry")
+        }
+        _ if cause.kind() == io::ErrorKind::NotFound => Error::input(format!("`{shown}` is missing")),
+        _ => Error::io(ErrorKind::Input, "read", path, cause.kind().into()),
+    };
+    error.caused_by(cause)
+}

@@ -1,0 +1,141 @@
+//! The shard index, `model.safetensors.index.json`: which tensor is in which file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::Number;
+
+use super::safetensors::Strings;
+use super::{is_printable, quoted};
+use crate::error::{Error, Result};
+use crate::json;
+
+/// What the index says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// The shard of each tensor: a file name without any folder.
+    pub shards: BTreeMap<String, String>,
+    /// The size of all tensors, in bytes, as the writer counted it; advisory, and often wrong.
+    pub total_size: Option<u64>,
+}
+
+impl Index {
+    /// The names of the shards, each once, sorted.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.shards.values().map(String::as_str).collect()
+    }
+}
+
+/// Reads an index.
+///
+/// # Errors
+/// [`crate::ErrorKind::Input`]: not JSON, a tensor twice, no tensors at all, a shard that is not a
+/// plain file name ending in `.safetensors`.
+pub fn parse_index(text: &[u8]) -> Result<Index> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::input("The shard index is not a JSON object"));
+    }
+    let raw: RawIndex =
+        json::parse_into(text).map_err(|e| Error::input("The shard index is malformed").caused_by(e))?;
+    let Strings(shards) = raw.weight_map;
+    if shards.is_empty() {
+        return Err(Error::input("The shard index lists no tensor"));
+    }
+    for (tensor, shard) in &shards {
+        check_shard(shard).map_err(|problem| {
+            Error::input(format!("The shard index puts {} into {}, {problem}", quoted(tensor), quoted(shard)))
+                .hint("Put all shards next to `config.json`, and list them by their file names")
+        })?;
+    }
+    let total_size = raw.metadata.and_then(|metadata| metadata.total_size).and_then(|size| whole(&size));
+    Ok(Index { shards, total_size })
+}
+
+fn whole(number: &Number) -> Option<u64> {
+    let real = || number.as_f64().filter(|real| (0.0..2f64.powi(53)).contains(real)).map(|real| real as u64);
+    number.as_u64().or_else(real)
+}
+
+fn check_shard(name: &str) -> Result<(), &'static str> {
+    if name.contains(['/', '\\', ':']) {
+        Err("which is not in the checkpoint's own directory")
+    } else if !name.ends_with(".safetensors") || name.starts_with('.') {
+        Err("which is not the name of a safetensors file")
+    } else if name.len() > 255 || !is_printable(name) {
+        Err("which is not a usable file name")
+    } else {
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct RawIndex {
+    weight_map: Strings,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    // Some writers divide on the way, and write 1.0.
+    total_size: Option<Number>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::chain;
+
+    #[test]
+    fn shards_and_size_are_read() {
+        let index = parse_index(
+            br#"{"metadata":{"total_size":8.0,"x":[1]},"weight_map":{"b":"m.safetensors","a":"m.safetensors"},"y":{}}"#,
+        )
+        .unwrap();
+        assert_eq!(index.names().into_iter().collect::<Vec<_>>(), ["m.safetensors"]);
+        assert_eq!((index.shards.len(), index.total_size), (2, Some(8)));
+        assert_eq!(parse_index(br#"{"metadata":null,"weight_map":{"a":"m.safetensors"}}"#).unwrap().total_size, None);
+    }
+
+    #[test]
+    fn a_shard_outside_the_directory_is_refused() {
+        let table = [
+            "../x.safetensors",
+            "/etc/x.safetensors",
+            "a/../../b.safetensors",
+            "weights/m.safetensors",
+            r"C:\\x.safetensors",
+            "https://host/x.safetensors",
+            "",
+            "..",
+            ".safetensors",
+            "model.bin",
+            r"a\u0000.safetensors",
+            r"a\n.safetensors",
+        ];
+        for shard in table {
+            let text = format!(r#"{{"weight_map":{{"t.weight":"{shard}"}}}}"#);
+            let error = parse_index(text.as_bytes()).unwrap_err();
+            assert!(error.to_string().starts_with("The shard index puts `t.weight` into `"), "{shard}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_index_is_refused() {
+        let table = [
+            ("", "object"),
+            ("null", "object"),
+            (r#"[{"a":"m.safetensors"},null]"#, "object"),
+            ("{}", "missing field `weight_map`"),
+            (r#"{"weight_map":{}}"#, "lists no tensor"),
+            (r#"{"weight_map":{"a":1}}"#, "expected a string"),
+            (r#"{"weight_map":{"a":"m.safetensors","\u0061":"n.safetensors"}}"#, "`a` is there twice"),
+            (r#"{"weight_map":{"a":"m.safetensors"},"weight_map":{}}"#, "duplicate field"),
+            (r#"{"weight_map":{"a":"m.safetensors"},"metadata":{"total_size":"1"}}"#, "number"),
+        ];
+        for (text, words) in table {
+            let message = chain(&parse_index(text.as_bytes()).unwrap_err());
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}
