@@ -60,6 +60,9 @@ impl Inventory {
         if kind == SourceKind::Float && claim.is_made() {
             notes.push("The configuration claims that the weights are quantized, but none of them is".to_owned());
         }
+        if !config["auto_map"].is_null() {
+            notes.push("The model brings code of its own (`auto_map`): it is neither run nor kept".to_owned());
+        }
         let template = template(checkpoint)?;
         Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, notes })
     }

@@ -72,22 +72,26 @@ impl Listing {
         }
         let numbers: Vec<_> = weights.iter().filter_map(|name| number(name)).collect();
         let Some((_, total)) = numbers.first().copied() else { return Ok(weights) };
-        if numbers.len() != weights.len() || numbers.iter().any(|(_, other)| *other != total) {
+        let fits = |(number, of): &(u64, u64)| *of == total && (1..=total).contains(number);
+        let there: BTreeSet<u64> = numbers.iter().map(|(number, _)| *number).collect();
+        if there.len() != weights.len() || !numbers.iter().all(fits) {
+            let [first, .., last] = weights.as_slice() else {
+                return Err(Error::input(format!("{} has a number that cannot be", quoted(weights[0]))));
+            };
             return Err(Error::input(format!(
-                "{} and {} are not shards of one checkpoint, and there is no index",
-                quoted(weights[0]),
-                quoted(weights[weights.len() - 1])
+                "{} to {} are not the shards of one checkpoint, and no index tells",
+                quoted(first),
+                quoted(last)
             )));
         }
-        let there: BTreeSet<u64> = numbers.iter().map(|(number, _)| *number).collect();
-        // Counted over what is there, not up to a total that a file name claims.
-        let gap = (1..).zip(&there).find(|(expected, number)| expected != *number).map(|(expected, _)| expected);
-        match gap.or((there.len() as u64 != total).then_some(there.len() as u64 + 1)) {
-            None if there.len() == weights.len() => Ok(weights),
-            None => Err(Error::input(format!("Two shards have the same number, {} among them", quoted(weights[0])))),
-            Some(missing) => Err(Error::input(format!("Shard {missing} of {total} is missing"))
-                .hint("Finish the download: all shards must be there")),
+        if (there.len() as u64) < total {
+            // Looked for among those that are there: the total is only what a name claims.
+            let missing = (1..).zip(&there).find(|(expected, number)| expected != *number);
+            let missing = missing.map_or(there.len() as u64 + 1, |(expected, _)| expected);
+            return Err(Error::input(format!("Shard {missing} of {total} is missing"))
+                .hint("Finish the download: all shards must be there"));
         }
+        Ok(weights)
     }
 
     /// What is there instead of `model*.safetensors`.

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 
-const DOWNLOAD: &str = "Download the file again; `git lfs pull` fetches the contents of a git clone";
+pub(super) const DOWNLOAD: &str = "Download the file again; `git lfs pull` fetches the contents of a git clone";
 const CONVERT: &str = "Name a directory with the original safetensors weights";
 
 /// What `start`, the first bytes of a file, shows it to be, and what to do about it; `None` when it

@@ -93,8 +93,13 @@ impl Opened {
         &self.name
     }
 
-    pub(super) fn stamp(&self) -> Stamp {
-        self.stamp
+    pub(super) fn size(&self) -> u64 {
+        self.stamp.size
+    }
+
+    /// Fails when this is not the file that `stamp` was taken of.
+    pub(super) fn check_stamp(&self, stamp: &Stamp) -> Result<()> {
+        if self.stamp == *stamp { Ok(()) } else { Err(moved(&self.path)) }
     }
 
     /// Fills `buffer` from `offset` on. Safe from several threads at once.
@@ -143,7 +148,7 @@ impl Opened {
     }
 }
 
-pub(super) fn moved(path: &Path) -> Error {
+fn moved(path: &Path) -> Error {
     Error::input(format!("`{}` was changed while it was read", path.display()))
         .hint("Run the command again when nothing writes to the checkpoint")
 }

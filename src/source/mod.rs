@@ -19,10 +19,11 @@ pub use config::parse as parse_config;
 pub use dtype::Dtype;
 pub use index::{Index, parse_index};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use directory::{INDEX, Listing};
 use files::{Opened, Stamp};
 
+const CONFIG: &str = "config.json";
 /// The largest sidecar that is read, in bytes.
 pub const MAX_SIDECAR: u64 = 64 << 20;
 /// The largest `config.json` and shard index, in bytes: they are parsed, which takes many times that.
@@ -83,7 +84,7 @@ impl Checkpoint {
     /// when `root` is one. All headers are read, no weights.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is no such directory, [`crate::ErrorKind::Input`]
+    /// [`ErrorKind::NotFound`] when there is no such directory, [`ErrorKind::Input`]
     /// for everything that is damaged, ambiguous or not a checkpoint, naming the file or tensor.
     pub fn open(root: &Path) -> Result<Self> {
         let root = directory::resolve(root)?;
@@ -93,9 +94,8 @@ impl Checkpoint {
             Some((_, index)) => index.names().into_iter().collect(),
             None => listing.weights()?,
         };
-        let config = open_config(&root, &listing)?;
         let mut checkpoint = Self {
-            config,
+            config: Value::Null,
             notes: notes(&listing, &names),
             root,
             tensors: BTreeMap::new(),
@@ -104,16 +104,12 @@ impl Checkpoint {
             index: None,
             shards: Vec::new(),
         };
+        checkpoint.list_sidecars(&listing)?;
+        checkpoint.config = checkpoint.parse_config()?;
         checkpoint.open_shards(&names)?;
         if let Some((file, index)) = index {
             checkpoint.check_index(&index)?;
             checkpoint.index = Some(file);
-        }
-        for name in listing.sidecars() {
-            directory::check_inside(&checkpoint.root, name)?;
-            let stamp = Stamp::at(&checkpoint.root.join(name))?;
-            checkpoint.sidecars.push(Sidecar { name: name.to_owned(), size: stamp.size() });
-            checkpoint.stamps.push(stamp);
         }
         Ok(checkpoint)
     }
@@ -146,13 +142,13 @@ impl Checkpoint {
     /// Fills `buffer` with the bytes of `tensor` from `offset` on. Safe from several threads at once.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Unexpected`] when the range is not inside the tensor, or it is another
-    /// checkpoint's; [`crate::ErrorKind::Input`] when the file cannot be read or has become shorter.
+    /// [`ErrorKind::Unexpected`] when the range is not inside the tensor, or it is another
+    /// checkpoint's; [`ErrorKind::Input`] when the file cannot be read or has become shorter.
     pub fn read_at(&self, tensor: &TensorInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= tensor.len());
         let (Some(_), Some(shard)) = (end, self.shards.get(tensor.shard)) else {
             let message = format!("Bytes {offset}+{} are outside of a tensor of {}", buffer.len(), tensor.len());
-            return Err(Error::new(crate::ErrorKind::Unexpected, message));
+            return Err(Error::new(ErrorKind::Unexpected, message));
         };
         shard.read_at(tensor.begin + offset, buffer)
     }
@@ -160,28 +156,57 @@ impl Checkpoint {
     /// The exact bytes of a sidecar.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::NotFound`] when there is none of that name; [`crate::ErrorKind::Input`]
-    /// when it is larger than [`MAX_SIDECAR`], cannot be read, or was changed since it was listed.
+    /// [`ErrorKind::NotFound`] when there is none of that name; [`ErrorKind::Input`]
+    /// when it cannot be read, or was changed since the checkpoint was opened.
     pub fn read_sidecar(&self, name: &str) -> Result<Vec<u8>> {
-        let Ok(at) = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name)) else {
-            return Err(Error::new(crate::ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))));
-        };
-        let file = Opened::open(&self.root, name)?;
-        if file.stamp() != self.stamps[at] {
-            return Err(files::moved(&self.root.join(name)));
-        }
-        file.read(MAX_SIDECAR)
+        self.open_sidecar(name)?.read(MAX_SIDECAR)
     }
 
     /// Fails when a file of the checkpoint was written to or replaced since it was opened, so that
     /// what was read of it may be of two versions.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Input`], naming the file.
+    /// [`ErrorKind::Input`], naming the file.
     pub fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().chain(&self.index).try_for_each(Opened::check_unchanged)?;
         let mut sidecars = self.sidecars.iter().zip(&self.stamps);
         sidecars.try_for_each(|(sidecar, stamp)| stamp.check(&self.root.join(&sidecar.name)))
+    }
+
+    fn list_sidecars(&mut self, listing: &Listing) -> Result<()> {
+        for name in listing.sidecars() {
+            directory::check_inside(&self.root, name)?;
+            let stamp = Stamp::at(&self.root.join(name))?;
+            // Found out now rather than when the weights are quantized.
+            if stamp.size() > MAX_SIDECAR {
+                let message =
+                    format!("{} has {} bytes, more than the {MAX_SIDECAR} allowed", quoted(name), stamp.size());
+                return Err(Error::input(message).hint("Move it out of the directory if the model does not need it"));
+            }
+            self.sidecars.push(Sidecar { name: name.to_owned(), size: stamp.size() });
+            self.stamps.push(stamp);
+        }
+        Ok(())
+    }
+
+    fn open_sidecar(&self, name: &str) -> Result<Opened> {
+        let Ok(at) = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name)) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))));
+        };
+        let file = Opened::open(&self.root, name)?;
+        file.check_stamp(&self.stamps[at])?;
+        Ok(file)
+    }
+
+    fn parse_config(&self) -> Result<Value> {
+        if !self.sidecars.iter().any(|sidecar| sidecar.name == CONFIG) {
+            return Err(Error::input(format!("`{}` is missing", self.root.join(CONFIG).display()))
+                .hint("Download it from the same revision as the weights"));
+        }
+        let file = self.open_sidecar(CONFIG)?;
+        let config = parse_config(&file.read(MAX_CONFIG)?)
+            .map_err(|e| file.explain(Error::input(format!("`{CONFIG}` is malformed")).caused_by(e)))?;
+        if config.is_object() { Ok(config) } else { Err(Error::input(format!("`{CONFIG}` is not a JSON object"))) }
     }
 
     fn open_shards(&mut self, names: &[&str]) -> Result<()> {
@@ -255,29 +280,21 @@ fn open_index(root: &Path) -> Result<(Opened, Index)> {
     Ok((file, index))
 }
 
-fn open_config(root: &Path, listing: &Listing) -> Result<Value> {
-    if !listing.files.contains("config.json") {
-        return Err(Error::input(format!("`{}` is missing", root.join("config.json").display()))
-            .hint("Download it from the same revision as the weights"));
-    }
-    directory::check_inside(root, "config.json")?;
-    let file = Opened::open(root, "config.json")?;
-    let config = parse_config(&file.read(MAX_CONFIG)?)
-        .map_err(|e| file.explain(Error::input("`config.json` is malformed").caused_by(e)))?;
-    if config.is_object() { Ok(config) } else { Err(Error::input("`config.json` is not a JSON object")) }
-}
-
 fn read_header(file: &Opened, limit: u64) -> Result<safetensors::Header> {
     let damaged = |e: Error| {
         let error = Error::input(format!("{} is not a usable safetensors file", quoted(file.name())));
         file.explain(error.caused_by(e).hint("Download the file again, and compare its size and digest"))
     };
-    let size = file.stamp().size();
+    let size = file.size();
     if size < 8 {
         return Err(damaged(Error::input(format!("The file has {size} bytes, too few for a header"))));
     }
     let mut prefix = [0; 8];
     file.read_at(0, &mut prefix)?;
+    if prefix.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        let error = Error::input(format!("{} is text, not a safetensors file", quoted(file.name())));
+        return Err(file.explain(error.hint(disguise::DOWNLOAD)));
+    }
     let start = safetensors::data_start(prefix, size).map_err(damaged)?;
     if start > limit {
         return Err(Error::input(format!("The headers of all shards have more than {MAX_HEADERS} bytes")));
@@ -301,7 +318,7 @@ fn notes(listing: &Listing, shards: &[&str]) -> Vec<String> {
 fn is_printable(text: &str) -> bool {
     !text.chars().any(|c| {
         c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+            || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     })
 }
 
