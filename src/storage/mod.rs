@@ -1,6 +1,9 @@
 //! The seam between the local store and a registry: three small traits, the one verifying reader,
 //! and an implementation in memory that shows what the traits promise.
 
+#[doc(hidden)]
+pub mod conformance;
+mod memory;
 mod verify;
 
 use std::future::Future;
@@ -10,6 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 
+pub use memory::Memory;
 pub use verify::{Verifier, VerifyReader};
 
 use crate::error::Result;

@@ -1,1 +1,116 @@
-//! (filled below)
+//! The local store: an OCI image layout that other tools read as it is, beside kiln's own
+//! directories.
+//!
+//! The one invariant: a name points only at a manifest that is on disk, and a manifest is published
+//! only after every blob it names. So a file is written and fsynced before it gets its name, its
+//! directory is fsynced before anything points at it, and deletion goes the other way round.
+//! Existence is still not evidence: disks rot, and [`Store::check`] hashes.
+
+mod durable;
+mod gc;
+mod import;
+mod layout;
+mod lock;
+mod notes;
+mod read;
+mod refs;
+mod transfer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use gc::GcReport;
+pub use import::{Import, ImportReport};
+pub use read::Damage;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Digest;
+use layout::Layout;
+use lock::Lock;
+
+/// How long a lock that another process holds is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A local store, open for use; clones are the same handle.
+///
+/// While a handle lives, a shared kernel lock keeps [`Store::gc`] away. The lock dies with the
+/// process, however it ends.
+#[derive(Clone, Debug)]
+pub struct Store {
+    layout: Arc<Layout>,
+    _lock: Arc<Lock>,
+}
+
+impl Store {
+    /// Opens the store at `root`, and creates it when the directory is absent or empty. A store in
+    /// a directory that cannot be written opens for reading.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when `root` holds something else, was written by another version, cannot
+    /// be created, or is locked by a `kiln gc` for longer than half a minute.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_within(root, PATIENCE)
+    }
+
+    fn open_within(root: &Path, patience: Duration) -> Result<Self> {
+        let layout = Layout::open_or_create(root, patience)?;
+        let lock = Lock::shared(&layout.store_lock(), patience)?;
+        Ok(Self { layout: Arc::new(layout), _lock: Arc::new(lock) })
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Where the content of `digest` is, or would be. Its bytes are not verified by anyone who opens
+    /// it there.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.layout.blob(digest)
+    }
+}
+
+/// A failed operation on a file of the store, with what to do when the reason is known.
+fn failed(action: &str, path: &Path, cause: io::Error) -> Error {
+    let hint = match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("run `kiln gc`, or free some space on that disk")
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            Some("name a store you can write with `--store` or `KILN_STORE`")
+        }
+        _ => None,
+    };
+    let error = Error::io(ErrorKind::Store, action, path, cause);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_full_or_unwritable_disk_says_what_to_do() {
+        for (errno, command) in [
+            (Errno::NOSPC, Some("kiln gc")),
+            (Errno::DQUOT, Some("kiln gc")),
+            (Errno::ROFS, Some("--store")),
+            (Errno::ACCESS, Some("--store")),
+            (Errno::IO, None),
+        ] {
+            let error = failed("write", Path::new("store/ingest/1-0"), errno.into());
+            assert_eq!(error.kind(), ErrorKind::Store, "{errno}");
+            assert_eq!(error.to_string(), "Could not write: `store/ingest/1-0`");
+            match command {
+                Some(command) => assert!(error.hint_text().unwrap().contains(command), "{errno}"),
+                None => assert_eq!(error.hint_text(), None, "{errno}"),
+            }
+        }
+    }
+}

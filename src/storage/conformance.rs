@@ -1,0 +1,243 @@
+//! The laws that every place keeps which implements [`Push`] and [`Refs`]: memory, the local store, a
+//! registry. Each law is a function over a place; [`uphold`] runs them all and names the broken one.
+//! A place is given empty, and every law uses content of its own.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, future, stream};
+
+use super::{Body, ByteStream, Push, Pushed, Refs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
+
+/// Runs every law over `place`, whose references are `repository` and a tag.
+///
+/// # Errors
+/// [`ErrorKind::Unexpected`] naming the broken law, caused by what happened instead.
+pub async fn uphold<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
+    let named = |law: &str, outcome: Result<()>| {
+        outcome.map_err(|cause| Error::new(ErrorKind::Unexpected, format!("Broken law: {law}")).caused_by(cause))
+    };
+    named("what was pushed is there", what_was_pushed_is_there(place).await)?;
+    named("content is read from any offset", content_is_read_from_any_offset(place).await)?;
+    named("empty content is content", empty_content_is_content(place).await)?;
+    named("pushing again changes nothing", pushing_again_changes_nothing(place).await)?;
+    named("other bytes are corrupt and leave nothing", other_bytes_leave_nothing(place).await)?;
+    named("a body that fails leaves nothing", a_failing_body_leaves_nothing(place).await)?;
+    named("a failed push can be repeated", a_failed_push_can_be_repeated(place).await)?;
+    named("an absent name resolves to nothing", an_absent_name_resolves_to_nothing(place, repository).await)?;
+    named("a tag resolves to its manifest", a_tag_resolves_to_its_manifest(place, repository).await)?;
+    named("a tag can be moved", a_tag_can_be_moved(place, repository).await)?;
+    named("a digest resolves with and without a tag", a_digest_resolves(place, repository).await)?;
+    named("a manifest of other bytes is not tagged", other_bytes_are_not_tagged(place, repository).await)
+}
+
+/// Content is absent before its push and there, byte for byte, after it.
+pub async fn what_was_pushed_is_there<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("pushed");
+    ensure(!place.exists(&target).await?, "it exists before the push")?;
+    ensure(place.fetch(&target, 0).await?.is_none(), "it can be fetched before the push")?;
+    ensure(place.push(&target, &bytes).await? == Pushed::Stored, "the push did not store it")?;
+    ensure(place.exists(&target).await?, "it does not exist after the push")?;
+    ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes after the push")
+}
+
+/// A fetch from an offset gives the rest.
+pub async fn content_is_read_from_any_offset<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("offset");
+    place.push(&target, &bytes).await?;
+    for from in [0, 1, target.size / 2, target.size - 1] {
+        let rest = bytes.slice(usize::try_from(from).unwrap_or_default()..);
+        ensure(read(place, &target, from).await? == Some(rest), &format!("other bytes from offset {from}"))?;
+    }
+    Ok(())
+}
+
+/// Content of no bytes can be pushed and fetched.
+pub async fn empty_content_is_content<T: Push>(place: &T) -> Result<()> {
+    let target = Descriptor::of(MediaType::KILN_FILE, b"");
+    place.push(&target, &Bytes::new()).await?;
+    ensure(place.exists(&target).await?, "it does not exist")?;
+    ensure(read(place, &target, 0).await? == Some(Bytes::new()), "it cannot be read")
+}
+
+/// The second push of the same content finds it there.
+pub async fn pushing_again_changes_nothing<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("again");
+    place.push(&target, &bytes).await?;
+    ensure(place.push(&target, &bytes).await? == Pushed::AlreadyPresent, "it was pushed twice")?;
+    ensure(read(place, &target, 0).await? == Some(bytes), "its bytes changed")
+}
+
+/// Bytes that are fewer, more or others than promised are corrupt, and are not there afterwards.
+pub async fn other_bytes_leave_nothing<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("other");
+    let short = bytes.slice(1..);
+    let long = Bytes::from([&bytes[..], b"x"].concat());
+    let other = Bytes::from(vec![b'x'; bytes.len()]);
+    for (what, wrong) in [("short", &short), ("long", &long), ("other", &other), ("no", &Bytes::new())] {
+        match place.push(&target, wrong).await {
+            Ok(_) => ensure(false, &format!("{what} bytes were taken"))?,
+            Err(cause) if cause.kind() == ErrorKind::Corrupt => {}
+            Err(cause) => {
+                let message = format!("{what} bytes are not an error of kind `Corrupt` but `{:?}`", cause.kind());
+                return Err(Error::new(ErrorKind::Unexpected, message).caused_by(cause));
+            }
+        }
+        absent(place, &target, what).await?;
+        let actual = Descriptor::of(MediaType::KILN_FILE, wrong);
+        if actual.size > 0 {
+            absent(place, &actual, what).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A body that cannot be opened, or fails on the way, fails the push and leaves nothing.
+pub async fn a_failing_body_leaves_nothing<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("failing");
+    for good in [None, Some(0), Some(bytes.len() / 2), Some(bytes.len())] {
+        let body = Failing { bytes: bytes.clone(), good };
+        ensure(place.push(&target, &body).await.is_err(), &format!("the push succeeded after {good:?} bytes"))?;
+        absent(place, &target, "failing").await?;
+    }
+    Ok(())
+}
+
+/// What failed once can be pushed afterwards.
+pub async fn a_failed_push_can_be_repeated<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("repeated");
+    ensure(place.push(&target, &bytes.slice(1..)).await.is_err(), "short bytes were taken")?;
+    ensure(place.push(&target, &bytes).await? == Pushed::Stored, "the right bytes were not stored")?;
+    ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes")
+}
+
+/// A name nobody gave is `None`, not an error.
+pub async fn an_absent_name_resolves_to_nothing<T: Refs>(place: &T, repository: &str) -> Result<()> {
+    let digest = Digest::of(b"a manifest nobody pushed");
+    for name in [format!("{repository}:absent"), format!("{repository}@{digest}")] {
+        ensure(place.resolve(&name.parse()?).await?.is_none(), &format!("`{name}` resolves"))?;
+    }
+    Ok(())
+}
+
+/// A tag gives back the very bytes it was set with.
+pub async fn a_tag_resolves_to_its_manifest<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
+    let (target, manifest) = model(place, "tagged").await?;
+    let reference: Reference = format!("{repository}:tagged").parse()?;
+    place.tag(&reference, &target, &manifest).await?;
+    resolves_to(place, &reference, &target, &manifest).await?;
+    place.tag(&reference, &target, &manifest).await?;
+    resolves_to(place, &reference, &target, &manifest).await
+}
+
+/// A tag set again points at the new manifest; another tag stays where it was.
+pub async fn a_tag_can_be_moved<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
+    let (first, first_bytes) = model(place, "first").await?;
+    let (second, second_bytes) = model(place, "second").await?;
+    let moved: Reference = format!("{repository}:moved").parse()?;
+    let stays: Reference = format!("{repository}:stays").parse()?;
+    place.tag(&moved, &first, &first_bytes).await?;
+    place.tag(&stays, &first, &first_bytes).await?;
+    place.tag(&moved, &second, &second_bytes).await?;
+    resolves_to(place, &moved, &second, &second_bytes).await?;
+    resolves_to(place, &stays, &first, &first_bytes).await
+}
+
+/// A manifest is found by its digest, whether it has a tag or not.
+pub async fn a_digest_resolves<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
+    let (target, manifest) = model(place, "pinned").await?;
+    place.tag(&format!("{repository}:pinned").parse()?, &target, &manifest).await?;
+    let by_digest: Reference = format!("{repository}@{}", target.digest).parse()?;
+    resolves_to(place, &by_digest, &target, &manifest).await?;
+
+    let (untagged, manifest) = model(place, "untagged").await?;
+    let by_digest: Reference = format!("{repository}@{}", untagged.digest).parse()?;
+    place.tag(&by_digest, &untagged, &manifest).await?;
+    resolves_to(place, &by_digest, &untagged, &manifest).await
+}
+
+/// A manifest that is not what its descriptor says is corrupt, and the tag stays unset.
+pub async fn other_bytes_are_not_tagged<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
+    let (target, manifest) = model(place, "mistagged").await?;
+    let reference: Reference = format!("{repository}:mistagged").parse()?;
+    let longer = Bytes::from([&manifest[..], b"\n"].concat());
+    match place.tag(&reference, &target, &longer).await {
+        Err(cause) if cause.kind() == ErrorKind::Corrupt => {}
+        outcome => return Err(Error::new(ErrorKind::Unexpected, format!("It is not corrupt but {outcome:?}"))),
+    }
+    ensure(place.resolve(&reference).await?.is_none(), "the tag resolves")
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::new(ErrorKind::Unexpected, format!("Otherwise: {otherwise}"))) }
+}
+
+async fn absent<T: Push>(place: &T, target: &Descriptor, what: &str) -> Result<()> {
+    ensure(!place.exists(target).await?, &format!("it exists after {what} bytes"))?;
+    ensure(place.fetch(target, 0).await?.is_none(), &format!("it can be fetched after {what} bytes"))
+}
+
+async fn resolves_to<T: Refs>(place: &T, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
+    let Some((found, bytes)) = place.resolve(reference).await? else {
+        return Err(Error::new(ErrorKind::Unexpected, format!("`{reference}` does not resolve")));
+    };
+    ensure(found == *target, &format!("`{reference}` resolves to {found:?}"))?;
+    ensure(bytes == *manifest, &format!("`{reference}` has other bytes"))
+}
+
+async fn read<T: Push>(place: &T, target: &Descriptor, from: u64) -> Result<Option<Bytes>> {
+    let Some(mut stream) = place.fetch(target, from).await? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await.transpose()? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes.into()))
+}
+
+/// Content of its own for each law, longer than one chunk of any implementation.
+fn content(law: &str) -> (Descriptor, Bytes) {
+    let bytes = Bytes::from(format!("{law};").repeat(100_000));
+    (Descriptor::of(MediaType::KILN_FILE, &bytes), bytes)
+}
+
+/// Pushes the blobs of a small model and gives its manifest.
+async fn model<T: Push>(place: &T, law: &str) -> Result<(Descriptor, Bytes)> {
+    let config = Bytes::from(format!(r#"{{"law":"{law}"}}"#));
+    let layer = Bytes::from(format!("the weights of {law}"));
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: MediaType::OCI_MANIFEST,
+        artifact_type: None,
+        config: Descriptor::of(MediaType::of("application/vnd.oci.image.config.v1+json"), &config),
+        layers: vec![Descriptor::of(MediaType::KILN_FILE, &layer)],
+        subject: None,
+        annotations: Default::default(),
+    };
+    place.push(&manifest.config, &config).await?;
+    place.push(&manifest.layers[0], &layer).await?;
+    let bytes = json::to_canonical(&manifest);
+    Ok((Descriptor::of(MediaType::OCI_MANIFEST, &bytes), bytes.into()))
+}
+
+/// A body that fails after its first `good` bytes, or cannot be opened at all.
+struct Failing {
+    bytes: Bytes,
+    good: Option<usize>,
+}
+
+impl Body for Failing {
+    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+        let failure = || Error::new(ErrorKind::Input, "The body failed");
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        let opened = match self.good {
+            None => Err(failure()),
+            Some(good) => {
+                let bytes = self.bytes.slice(from.min(good)..good);
+                Ok(stream::iter([Ok(bytes), Err(failure())]).boxed())
+            }
+        };
+        future::ready(opened).boxed()
+    }
+}

@@ -1,0 +1,160 @@
+//! How bytes get a name: a file is written under `ingest/`, made durable, and renamed to its place.
+//! Nothing in the store is ever written in any other way, so no name ever shows half a file.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::failed;
+use crate::error::Result;
+
+/// Blobs never change: nobody but root writes them by accident.
+pub(super) const BLOB_MODE: u32 = 0o444;
+/// The index and notes are replaced, never rewritten; the mode tells other tools who owns them.
+pub(super) const FILE_MODE: u32 = 0o644;
+
+/// A file under `ingest/` that is being written. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Draft {
+    file: File,
+    mode: u32,
+    temporary: Temporary,
+}
+
+/// A complete, durable file under `ingest/` that has no name yet. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Sealed(Temporary);
+
+#[derive(Debug)]
+struct Temporary {
+    path: PathBuf,
+    /// Whether the file is elsewhere by now; the path may then be another process's.
+    published: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.published {
+            // Nothing to tell anyone: what stays behind is swept by the next gc.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Draft {
+    /// An empty file in `ingest` that will have `mode`, whatever the umask says.
+    pub(super) fn create(ingest: &Path, mode: u32) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let path = ingest.join(format!("{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok(Self { file, mode, temporary: Temporary { path, published: false } }),
+                // Left by a process that had this number before, here or in another container.
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(cause) => return Err(failed("create a file", &path, cause)),
+            }
+        }
+    }
+
+    /// Where the file is for now.
+    pub(super) fn path(&self) -> &Path {
+        &self.temporary.path
+    }
+
+    /// Sets the mode and waits until the content is on disk. A failed fsync is final: the kernel
+    /// forgets the pages it could not write, so a second fsync that succeeds would prove nothing.
+    pub(super) fn seal(self) -> Result<Sealed> {
+        self.file
+            .set_permissions(Permissions::from_mode(self.mode))
+            .and_then(|()| self.file.sync_all())
+            .map_err(|cause| failed("write to disk", &self.temporary.path, cause))?;
+        Ok(Sealed(self.temporary))
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Sealed {
+    /// Where the file is for now.
+    pub(super) fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+/// Whether `name` is one that [`Draft::create`] gives.
+pub(super) fn is_draft_name(name: &str) -> bool {
+    let number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('-').is_some_and(|(process, count)| number(process) && number(count))
+}
+
+/// Gives every file its name in `directory`; when it returns, all of them are durable there.
+///
+/// A file that has the name already is replaced, atomically. For blobs that is safe, and better than
+/// refusing: only bytes that were just hashed to the name come here, so at worst two writers
+/// replace each other's equal bytes, while a file that was truncated or zeroed is healed. Whoever
+/// reads the old file goes on reading it.
+pub(super) fn publish(directory: &Path, files: impl IntoIterator<Item = (Sealed, String)>) -> Result<()> {
+    for (mut sealed, name) in files {
+        let target = directory.join(name);
+        fs::rename(sealed.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
+        sealed.0.published = true;
+    }
+    sync_directory(directory)
+}
+
+/// Waits until the names in `directory` are on disk.
+pub(super) fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|cause| failed("write to disk", directory, cause))
+}
+
+/// Writes a whole small file as `name` in `directory`.
+pub(super) fn replace(ingest: &Path, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let mut draft = Draft::create(ingest, FILE_MODE)?;
+    draft.write_all(bytes).map_err(|cause| failed("write", draft.path(), cause))?;
+    publish(directory, [(draft.seal()?, name.to_owned())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_leaves_nothing_unless_it_is_published() {
+        let root = tempfile::tempdir().unwrap();
+        let count = || fs::read_dir(root.path()).unwrap().count();
+        let mut draft = Draft::create(root.path(), BLOB_MODE).unwrap();
+        draft.write_all(b"half").unwrap();
+        assert!(is_draft_name(draft.path().file_name().unwrap().to_str().unwrap()));
+        assert_eq!(count(), 1);
+        drop(draft);
+        assert_eq!(count(), 0);
+        drop(Draft::create(root.path(), BLOB_MODE).unwrap().seal().unwrap());
+        assert_eq!(count(), 0);
+        replace(root.path(), root.path(), "index", b"1").unwrap();
+        replace(root.path(), root.path(), "index", b"2").unwrap();
+        assert_eq!((count(), fs::read(root.path().join("index")).unwrap()), (1, b"2".to_vec()));
+    }
+
+    #[test]
+    fn only_names_of_drafts_are_taken_for_drafts() {
+        for name in ["1-2", "40123-0"] {
+            assert!(is_draft_name(name), "{name}");
+        }
+        for name in ["", "-", "1-", "-1", "a-1", "1-2-3", "1", ".1-2", "notes.txt"] {
+            assert!(!is_draft_name(name), "{name}");
+        }
+    }
+}

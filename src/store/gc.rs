@@ -1,0 +1,168 @@
+//! Garbage collection: marks what the names reach, sweeps the rest. It runs alone, deletes only
+//! regular files whose names it gave itself, reaches them without following a symlink, and sweeps
+//! nothing when it cannot read a manifest: what that needs is unknown.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+
+use super::durable::{is_draft_name, sync_directory};
+use super::layout::Layout;
+use super::lock::Lock;
+use super::notes::manifest_of;
+use super::{PATIENCE, Store, failed};
+use crate::error::{Error, Result};
+use crate::oci::Digest;
+
+/// What a collection removed, or would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// The blobs no name reaches and their sizes in bytes, sorted by digest.
+    pub blobs: Vec<(Digest, u64)>,
+    /// The size of those blobs and of the unfinished files, in bytes.
+    pub bytes: u64,
+    /// How many blobs a name reaches.
+    pub kept: u64,
+    /// How many files of imports and pulls that did not come to their end.
+    pub unfinished: u64,
+    /// How many notes of manifests that are gone.
+    pub notes: u64,
+}
+
+impl Store {
+    /// Removes what no name reaches from the store at `root`, or with `dry_run` says what that is.
+    /// A dry run does not keep others out, and then counts what they are just writing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Store`] when `root` is no store or is in use for longer than half a minute,
+    /// [`crate::ErrorKind::Corrupt`] when a manifest or the index cannot be read: then nothing is
+    /// removed.
+    pub fn gc(root: &Path, dry_run: bool) -> Result<GcReport> {
+        Self::gc_within(root, dry_run, PATIENCE)
+    }
+
+    fn gc_within(root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
+        let layout = Layout::open(root)?;
+        let lock = if dry_run { Lock::shared } else { Lock::exclusive }(&layout.store_lock(), patience)?;
+        let store = Self { layout: Arc::new(layout), _lock: Arc::new(lock) };
+        if !dry_run {
+            // A name removed by a process that died before its fsync must not come back after its
+            // content is gone.
+            sync_directory(root)?;
+        }
+        let Marked { manifests, blobs } = store.mark()?;
+
+        let mut report = GcReport::default();
+        let mut directory = Swept::open(root, &["blobs", "sha256"])?;
+        for (name, size) in directory.files()? {
+            match Digest::from_hex(&name) {
+                Some(digest) if blobs.contains(&digest) => report.kept += 1,
+                Some(digest) => {
+                    directory.remove(&name, dry_run)?;
+                    report.blobs.push((digest, size));
+                    report.bytes += size;
+                }
+                None => {}
+            }
+        }
+        let mut directory = Swept::open(root, &["ingest"])?;
+        for (name, size) in directory.files()? {
+            if is_draft_name(&name) {
+                directory.remove(&name, dry_run)?;
+                report.unfinished += 1;
+                report.bytes += size;
+            }
+        }
+        let mut directory = Swept::open(root, &["notes"])?;
+        for (name, _) in directory.files()? {
+            if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
+                directory.remove(&name, dry_run)?;
+                report.notes += 1;
+            }
+        }
+        Ok(report)
+    }
+
+    fn mark(&self) -> Result<Marked> {
+        let mut marked = Marked::default();
+        for entry in self.index()?.manifests {
+            if !marked.manifests.insert(entry.digest) {
+                continue;
+            }
+            let (manifest, _) = self.manifest(&entry).map_err(|cause| {
+                let message = format!("Nothing was removed, because the manifest `{}` cannot be read", entry.digest);
+                Error::new(cause.kind(), message)
+                    .hint("run `kiln verify --repair` or `kiln rm` on the model, then `kiln gc` again")
+                    .caused_by(cause)
+            })?;
+            marked.blobs.insert(entry.digest);
+            marked.blobs.extend(manifest.blobs().map(|blob| blob.digest));
+        }
+        Ok(marked)
+    }
+}
+
+/// What the names reach.
+#[derive(Default)]
+struct Marked {
+    manifests: BTreeSet<Digest>,
+    /// The manifests and everything they need.
+    blobs: BTreeSet<Digest>,
+}
+
+/// A directory of the store in which files are removed, held by handle: nothing that happens to its
+/// path can lead the sweep elsewhere.
+struct Swept {
+    path: PathBuf,
+    handle: OwnedFd,
+}
+
+impl Swept {
+    /// Opens `root`, then each of `below` in turn, none of which may be a symlink.
+    fn open(root: &Path, below: &[&str]) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut path = root.to_owned();
+        let mut handle = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(|cause| failed("open the directory", &path, cause.into()))?;
+        for name in below {
+            path.push(name);
+            handle = openat(&handle, *name, flags | OFlags::NOFOLLOW, Mode::empty())
+                .map_err(|cause| failed("open the directory", &path, cause.into()))?;
+        }
+        Ok(Self { path, handle })
+    }
+
+    /// The regular files with names in UTF-8, sorted, and their sizes.
+    fn files(&self) -> Result<Vec<(String, u64)>> {
+        let list = || -> io::Result<Vec<(String, u64)>> {
+            let mut files = Vec::new();
+            for entry in Dir::read_from(&self.handle)? {
+                let entry = entry?;
+                let name: CString = entry.file_name().to_owned();
+                let status = statat(&self.handle, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
+                    && let Ok(name) = name.into_string()
+                {
+                    files.push((name, u64::try_from(status.st_size).unwrap_or_default()));
+                }
+            }
+            files.sort();
+            Ok(files)
+        };
+        list().map_err(|cause| failed("read the directory", &self.path, cause))
+    }
+
+    fn remove(&mut self, name: &str, dry_run: bool) -> Result<()> {
+        if dry_run {
+            return Ok(());
+        }
+        unlinkat(&self.handle, name, AtFlags::empty())
+            .map_err(|cause| failed("remove", &self.path.join(name), cause.into()))
+    }
+}

@@ -1,0 +1,198 @@
+//! Where everything in a store is, and which stores this version reads. A directory is taken for a
+//! store only when `kiln.json` says so; it is the last file written when a store is created.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::durable::{replace, sync_directory};
+use super::failed;
+use super::lock::Lock;
+use super::refs::Index;
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+use crate::oci::Digest;
+
+/// The version of the layout that this program writes.
+const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "kiln.json";
+/// OCI image-spec v1.1.1, "oci-layout file":
+/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md#oci-layout-file>.
+const LAYOUT_FILE: &str = "oci-layout";
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const INDEX_FILE: &str = "index.json";
+const LOCKS: &str = "locks";
+const DIRECTORIES: [&str; 5] = ["blobs", "blobs/sha256", "ingest", "quarantine", "notes"];
+
+/// The paths of one store.
+#[derive(Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+/// `kiln.json`: what a program must know to use the store.
+#[derive(Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    /// Features that a program may ignore.
+    #[serde(default)]
+    compatible: BTreeSet<String>,
+    /// Features that a program must know, or leave the store alone.
+    #[serde(default)]
+    incompatible: BTreeSet<String>,
+}
+
+impl Layout {
+    /// The store at `root`, created when there is nothing.
+    pub(super) fn open_or_create(root: &Path, patience: Duration) -> Result<Self> {
+        let layout = Self { root: root.to_owned() };
+        if !layout.is_store()? {
+            layout.create(patience)?;
+        }
+        layout.check_format()?;
+        Ok(layout)
+    }
+
+    /// The store at `root`, which must be one.
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        let layout = Self { root: root.to_owned() };
+        if !layout.is_store()? {
+            return Err(not_a_store(root));
+        }
+        layout.check_format()?;
+        Ok(layout)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    pub(super) fn ingest(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    pub(super) fn notes(&self) -> PathBuf {
+        self.root.join("notes")
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.root.join(INDEX_FILE)
+    }
+
+    pub(super) fn store_lock(&self) -> PathBuf {
+        self.root.join(LOCKS).join("store")
+    }
+
+    pub(super) fn refs_lock(&self) -> PathBuf {
+        self.root.join(LOCKS).join("refs")
+    }
+
+    fn is_store(&self) -> Result<bool> {
+        let path = self.root.join(FORMAT_FILE);
+        path.try_exists().map_err(|cause| failed("look for", &path, cause))
+    }
+
+    fn create(&self, patience: Duration) -> Result<()> {
+        if !self.is_vacant()? {
+            return Err(not_a_store(&self.root));
+        }
+        if let Some(parent) = self.root.parent() {
+            fs::create_dir_all(parent).map_err(|cause| failed("create the directory", parent, cause))?;
+        }
+        let is_new = make_directory(&self.root)?;
+        make_directory(&self.root.join(LOCKS))?;
+        let _lock = Lock::exclusive(&self.refs_lock(), patience)?;
+        if self.is_store()? {
+            return Ok(()); // by another process, while this one waited
+        }
+        for directory in DIRECTORIES {
+            make_directory(&self.root.join(directory))?;
+        }
+        sync_directory(&self.root.join("blobs"))?;
+        let format = Format { format: FORMAT, compatible: BTreeSet::new(), incompatible: BTreeSet::new() };
+        for (name, bytes) in [
+            (LAYOUT_FILE, LAYOUT),
+            (INDEX_FILE, &json::to_canonical(&Index::default())),
+            (FORMAT_FILE, &json::to_canonical(&format)),
+        ] {
+            replace(&self.ingest(), &self.root, name, bytes)?;
+        }
+        match self.root.parent() {
+            Some(parent) if is_new && !parent.as_os_str().is_empty() => sync_directory(parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a store may be created here: there is nothing, or no more than a creation left that
+    /// did not come to its end, told from anyone else's image layout by its locks.
+    fn is_vacant(&self) -> Result<bool> {
+        let unreadable = |cause| failed("read the directory", &self.root, cause);
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(cause) => return Err(unreadable(cause)),
+        };
+        let names = entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(unreadable)?;
+        let own = |name: &str| [LOCKS, LAYOUT_FILE, INDEX_FILE].contains(&name) || DIRECTORIES.contains(&name);
+        Ok(names.is_empty()
+            || names.iter().any(|name| name == LOCKS) && names.iter().all(|name| name.to_str().is_some_and(own)))
+    }
+
+    fn check_format(&self) -> Result<()> {
+        let path = self.root.join(FORMAT_FILE);
+        let text = fs::read(&path).map_err(|cause| failed("read", &path, cause))?;
+        let format: Format = json::parse_as(&text).map_err(|cause| {
+            Error::new(ErrorKind::Store, format!("Not the format file of a store: `{}`", path.display()))
+                .caused_by(cause)
+                .hint("restore the file, or name another store with `--store`")
+        })?;
+        let unknown = match format {
+            Format { format, .. } if format != FORMAT => format!("format {format}"),
+            Format { incompatible, .. } => match incompatible.first() {
+                Some(feature) => feature.clone(),
+                None => return Ok(()),
+            },
+        };
+        Err(Error::new(
+            ErrorKind::Store,
+            format!("The store `{}` needs `{unknown}`, which this version does not know", self.root.display()),
+        )
+        .hint("use the version of kiln that wrote the store, or name another store with `--store`"))
+    }
+}
+
+fn not_a_store(root: &Path) -> Error {
+    Error::new(ErrorKind::Store, format!("Not a kiln store, and not empty: `{}`", root.display()))
+        .hint("name a store, or a directory that is empty or absent, with `--store`")
+}
+
+/// Makes a directory whose mode no umask changes; one that is there is left as it is. Says whether it
+/// is new.
+fn make_directory(path: &Path) -> Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)).map(|()| true),
+        Err(_) if path.is_dir() => Ok(false),
+        Err(cause) => Err(cause),
+    }
+    .map_err(|cause| failed("create the directory", path, cause))
+}

@@ -1,0 +1,238 @@
+//! Reading: bytes leave the store verified, or with an error in the place of their end. A blob is
+//! opened without following a symlink and without waiting on a pipe.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::durable::sync_directory;
+use super::lock::Lock;
+use super::{PATIENCE, Store, failed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, Hasher, MAX_MANIFEST_SIZE, Manifest};
+use crate::progress::Progress;
+use crate::storage::VerifyReader;
+
+/// The largest blob that is read into memory as a whole.
+const MAX_IN_MEMORY: u64 = 64 << 20;
+/// How much is read at once when content is hashed.
+const CHUNK: usize = 1 << 20;
+/// Up to this size, content that seems to be there is read before it is taken for present.
+const CHEAP_TO_READ: u64 = 1 << 20;
+const REPAIR: &str = "run `kiln verify --repair`, or `kiln pull` or `kiln create` the model again";
+
+/// What is wrong with stored content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// No file holds it.
+    Missing,
+    /// The file has another size.
+    Size {
+        /// The file's size in bytes.
+        actual: u64,
+    },
+    /// The file has the right size and other bytes.
+    Digest {
+        /// The digest of the file's bytes.
+        actual: Digest,
+    },
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("is missing"),
+            Self::Size { actual } => write!(f, "has {actual} bytes"),
+            Self::Digest { actual } => write!(f, "has other bytes, of digest `{actual}`"),
+        }
+    }
+}
+
+impl Store {
+    /// The manifest `target` with its exact, verified bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when it is absent, damaged, or not a manifest of that media type.
+    pub fn manifest(&self, target: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
+        if target.size > MAX_MANIFEST_SIZE {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("The manifest `{}` is larger than 4 MiB", target.digest),
+            ));
+        }
+        let bytes = self.read_blob(target)?;
+        Ok((parse_manifest(target, &bytes)?, bytes))
+    }
+
+    /// The content of `target`, to be read to its end: the reader fails there when the bytes were
+    /// other ones. `None` when it is absent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when the file has another size.
+    pub fn open_blob(&self, target: &Descriptor) -> Result<Option<VerifyReader<File>>> {
+        Ok(self.open_sized(target)?.map(|file| VerifyReader::new(file, target)))
+    }
+
+    /// The whole, verified content of `target`, which must be small.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when it is absent or damaged, [`ErrorKind::Store`] when it cannot be
+    /// read, [`ErrorKind::Unexpected`] when it is larger than 64 MiB.
+    pub fn read_blob(&self, target: &Descriptor) -> Result<Vec<u8>> {
+        let Descriptor { digest, size, .. } = target;
+        if *size > MAX_IN_MEMORY {
+            let message = format!("The content of `{digest}` is too large to read at once: {size} bytes");
+            return Err(Error::new(ErrorKind::Unexpected, message));
+        }
+        let Some(mut reader) = self.open_blob(target)? else {
+            let message = format!("The content of `{digest}` is not in the store");
+            return Err(Error::new(ErrorKind::Corrupt, message).hint(REPAIR));
+        };
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|cause| match cause.downcast::<Error>() {
+            Ok(verdict) => verdict.hint(REPAIR),
+            Err(cause) => failed("read", &self.blob_path(digest), cause),
+        })?;
+        Ok(bytes)
+    }
+
+    /// Reads and hashes the content of `target`, reporting every chunk to `progress`, and says what
+    /// is wrong with it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the question cannot be answered: the file cannot be read.
+    pub fn check(&self, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
+        let path = self.blob_path(&target.digest);
+        let Some((file, actual)) = open_regular(&path)? else { return Ok(Err(Damage::Missing)) };
+        if actual != target.size {
+            return Ok(Err(Damage::Size { actual }));
+        }
+        let (actual, seen) =
+            hash(file, |bytes| progress.advance(bytes)).map_err(|cause| failed("read", &path, cause))?;
+        Ok(if seen != target.size {
+            Err(Damage::Size { actual: seen })
+        } else if actual != target.digest {
+            Err(Damage::Digest { actual })
+        } else {
+            Ok(())
+        })
+    }
+
+    /// Moves the bad content of `digest` aside, where nothing uses it, and says where it is now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Store`] when it cannot be moved.
+    pub fn quarantine(&self, digest: &Digest) -> Result<PathBuf> {
+        let (from, aside) = (self.blob_path(digest), self.layout.quarantine());
+        // Under the lock nobody else takes the first free name.
+        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        let mut attempt = 0;
+        let to = loop {
+            let to = aside.join(format!("{}.{attempt}", digest.hex()));
+            match to.symlink_metadata() {
+                Ok(_) => attempt += 1,
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => break to,
+                Err(cause) => return Err(failed("look for", &to, cause)),
+            }
+        };
+        match std::fs::rename(&from, &to) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::NotFound, format!("The content of `{digest}` is not in the store")))
+            }
+            Err(cause) => Err(failed("move aside", &from, cause)),
+            Ok(()) => {
+                sync_directory(&aside)?;
+                sync_directory(&self.layout.blobs())?;
+                Ok(to)
+            }
+        }
+    }
+
+    /// Whether a file of the right size is there.
+    pub(super) fn has_size(&self, target: &Descriptor) -> Result<bool> {
+        let found = open_regular(&self.blob_path(&target.digest))?;
+        Ok(found.is_some_and(|(_, actual)| actual == target.size))
+    }
+
+    /// Whether bytes just hashed to `target` need not be written again.
+    ///
+    /// Existence is not evidence, and neither is size. But reading 60 GB again because a re-creation
+    /// gave the same layers costs more than the re-creation; writing them over costs more still. So
+    /// small content is hashed, large content is kept when its size is right, and a file of another
+    /// size is replaced. What rots in place is what `verify` finds: it moves it aside, after which
+    /// a re-creation or a pull writes it anew.
+    pub(super) fn holds(&self, target: &Descriptor) -> Result<bool> {
+        if target.size > CHEAP_TO_READ {
+            return self.has_size(target);
+        }
+        Ok(self.check(target, &Progress::silent())?.is_ok())
+    }
+
+    /// Fails unless every blob of `manifest` is there, by size.
+    pub(super) fn require_blobs(&self, manifest: &Manifest, arriving: impl Fn(&Descriptor) -> bool) -> Result<()> {
+        for blob in manifest.blobs() {
+            if !arriving(blob) && !self.has_size(blob)? {
+                let message = format!("The manifest needs `{}`, which is not in the store", blob.digest);
+                return Err(Error::new(ErrorKind::NotFound, message).hint(REPAIR));
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of `target`, after a look at its size.
+    pub(super) fn open_sized(&self, target: &Descriptor) -> Result<Option<File>> {
+        match open_regular(&self.blob_path(&target.digest))? {
+            None => Ok(None),
+            Some((file, actual)) if actual == target.size => Ok(Some(file)),
+            Some((_, actual)) => {
+                let message = format!("The content of `{}` has {actual} of its {} bytes", target.digest, target.size);
+                Err(Error::new(ErrorKind::Corrupt, message).hint(REPAIR))
+            }
+        }
+    }
+}
+
+/// Reads the manifest that `target` describes.
+pub(super) fn parse_manifest(target: &Descriptor, bytes: &[u8]) -> Result<Manifest> {
+    let manifest = Manifest::parse(bytes)?;
+    if manifest.media_type != target.media_type {
+        let message = format!("The manifest says it is `{}`, not `{}`", manifest.media_type, target.media_type);
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(manifest)
+}
+
+/// The regular file at `path` and its size. Whatever else has the name is not content.
+fn open_regular(path: &Path) -> Result<Option<(File, u64)>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) if Errno::from_io_error(&cause) == Some(Errno::LOOP) => return Ok(None), // a symlink
+        Err(cause) => return Err(failed("open", path, cause)),
+    };
+    let metadata = file.metadata().map_err(|cause| failed("open", path, cause))?;
+    Ok(metadata.is_file().then(|| (file, metadata.len())))
+}
+
+/// The digest and the length of all that `reader` gives.
+fn hash(mut reader: impl Read, mut advance: impl FnMut(u64)) -> io::Result<(Digest, u64)> {
+    let (mut hasher, mut seen, mut chunk) = (Hasher::default(), 0, vec![0; CHUNK]);
+    loop {
+        let read = match reader.read(&mut chunk) {
+            Ok(0) => return Ok((hasher.finish(), seen)),
+            Ok(read) => read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) => return Err(cause),
+        };
+        hasher.update(&chunk[..read]);
+        seen += read as u64;
+        advance(read as u64);
+    }
+}

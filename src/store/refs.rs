@@ -1,0 +1,158 @@
+//! Names: the entries of `index.json`, each a manifest descriptor annotated with the full reference.
+//! The file is replaced as a whole under an exclusive lock, so that no update is lost.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::durable::replace;
+use super::layout::INDEX_FILE;
+use super::lock::Lock;
+use super::{PATIENCE, Store, failed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+use crate::oci::{Descriptor, MediaType, Reference};
+
+/// `index.json`, OCI image-spec v1.1.1, "OCI Image Index":
+/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-index.md>.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Index {
+    schema_version: u8,
+    #[serde(default = "index_type")]
+    media_type: MediaType,
+    pub(super) manifests: Vec<Descriptor>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { schema_version: 2, media_type: index_type(), manifests: Vec::new() }
+    }
+}
+
+fn index_type() -> MediaType {
+    MediaType::OCI_INDEX
+}
+
+impl Store {
+    /// Every name in the store, and the manifest it points at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when `index.json` is missing or not an index.
+    pub fn refs(&self) -> Result<BTreeMap<String, Descriptor>> {
+        let named = self.index()?.manifests.into_iter();
+        Ok(named.filter_map(|mut entry| Some((entry.annotations.remove(Descriptor::REF_NAME)?, entry))).collect())
+    }
+
+    /// The manifest that `reference` names. A digest without a tag is found under any tag of the same
+    /// repository; a digest beside a tag must be the one the tag points at.
+    ///
+    /// # Errors
+    /// As [`Store::refs`].
+    pub fn find(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        let mut refs = self.refs()?;
+        let pinned = |target: &Descriptor| reference.digest().is_none_or(|digest| *digest == target.digest);
+        if reference.tag().is_some() {
+            return Ok(refs.remove(&name_of(reference)).filter(pinned));
+        }
+        let same_repository = |name: &str| {
+            name.parse::<Reference>()
+                .is_ok_and(|named| (named.host(), named.path()) == (reference.host(), reference.path()))
+        };
+        Ok(refs.into_iter().find(|(name, target)| pinned(target) && same_repository(name)).map(|(_, target)| target))
+    }
+
+    /// Points `reference` at the stored manifest `target`, atomically and durably.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the manifest is not stored, [`ErrorKind::Usage`] when `reference`
+    /// pins another digest, [`ErrorKind::Store`] when the index cannot be written.
+    pub fn set_ref(&self, reference: &Reference, target: &Descriptor) -> Result<()> {
+        require_agreement(reference, target)?;
+        if !self.has_size(target)? {
+            let message = format!("The manifest `{}` is not in the store", target.digest);
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        let name = name_of(reference);
+        let mut entry = Descriptor { name: None, ..target.clone() };
+        entry.annotations.insert(Descriptor::REF_NAME.to_owned(), name.clone());
+        self.update_index(|index| {
+            index.manifests.retain(|old| ref_name(old) != Some(&name));
+            index.manifests.push(entry);
+            true
+        })
+    }
+
+    /// Removes the name `reference` and gives the manifest it pointed at; its content stays until
+    /// [`Store::gc`]. A pinned digest must be the one the name points at.
+    ///
+    /// # Errors
+    /// As [`Store::refs`], and [`ErrorKind::Store`] when the index cannot be written.
+    pub fn remove_ref(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        let name = name_of(reference);
+        let mut removed = None;
+        self.update_index(|index| {
+            let doomed = |entry: &Descriptor| {
+                ref_name(entry) == Some(&name) && reference.digest().is_none_or(|digest| *digest == entry.digest)
+            };
+            removed = index.manifests.iter().position(doomed).map(|at| index.manifests.remove(at));
+            removed.is_some()
+        })?;
+        Ok(removed.map(|mut entry| {
+            entry.annotations.remove(Descriptor::REF_NAME);
+            entry
+        }))
+    }
+
+    /// The index as it is on disk. One that is missing is damage, not an empty store: gc would sweep
+    /// everything.
+    pub(super) fn index(&self) -> Result<Index> {
+        let path = self.layout.index();
+        let text = fs::read(&path).map_err(|cause| failed("read", &path, cause))?;
+        let corrupt = || {
+            Error::new(ErrorKind::Corrupt, format!("Not an index of manifests: `{}`", path.display()))
+                .hint("restore the file; the content in `blobs` is still there")
+        };
+        let index: Index = json::parse_as(&text).map_err(|cause| corrupt().caused_by(cause))?;
+        if index.schema_version != 2 || index.media_type != MediaType::OCI_INDEX {
+            return Err(corrupt());
+        }
+        Ok(index)
+    }
+
+    /// Applies `change` to the index, and writes it when that says so.
+    fn update_index(&self, change: impl FnOnce(&mut Index) -> bool) -> Result<()> {
+        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        let mut index = self.index()?;
+        if !change(&mut index) {
+            return Ok(());
+        }
+        index.manifests.sort_by(|left, right| ref_name(left).cmp(&ref_name(right)));
+        replace(&self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
+    }
+}
+
+/// Fails when `reference` pins a digest that `target` does not have.
+pub(super) fn require_agreement(reference: &Reference, target: &Descriptor) -> Result<()> {
+    match reference.digest() {
+        Some(digest) if *digest != target.digest => {
+            let message = format!("`{reference}` cannot name the manifest `{}`", target.digest);
+            Err(Error::new(ErrorKind::Usage, message).hint("leave the digest out of the name"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ref_name(entry: &Descriptor) -> Option<&String> {
+    entry.annotations.get(Descriptor::REF_NAME)
+}
+
+/// The name under which `reference` is kept: without the digest, unless that is all it has.
+fn name_of(reference: &Reference) -> String {
+    let full = reference.to_string();
+    match (reference.tag(), full.split_once('@')) {
+        (Some(_), Some((name, _))) => name.to_owned(),
+        _ => full,
+    }
+}

@@ -1,0 +1,131 @@
+//! The store as one side of a transfer: the asynchronous traits of [`crate::storage`] over blocking
+//! files. A push is hashed while it arrives and gets its name only when it was what was promised.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+
+use super::durable::{BLOB_MODE, Draft, publish};
+use super::read::parse_manifest;
+use super::{Store, failed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Reference};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
+
+/// How much is read from a file at once.
+const CHUNK: usize = 256 << 10;
+/// How many chunks may wait to be written; what bounds the memory of a push.
+const WAITING: usize = 8;
+
+impl Store {
+    /// Runs `work` where blocking is allowed.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || work(&store))
+            .await
+            .map_err(|cause| Error::new(ErrorKind::Unexpected, "A task of the store ended early").caused_by(cause))?
+    }
+
+    /// Writes what arrives as `expected`. The last message must be `None`: when the sender is gone
+    /// without it, the push was given up.
+    fn receive(&self, expected: &Descriptor, mut arriving: mpsc::Receiver<Option<Bytes>>) -> Result<()> {
+        let mut draft = Draft::create(&self.layout.ingest(), BLOB_MODE)?;
+        let mut verifier = Verifier::new(expected);
+        while let Some(message) = arriving.blocking_recv() {
+            let Some(bytes) = message else {
+                verifier.finish()?;
+                return publish(&self.layout.blobs(), [(draft.seal()?, expected.digest.hex())]);
+            };
+            verifier.update(&bytes)?;
+            draft.write_all(&bytes).map_err(|cause| failed("write", draft.path(), cause))?;
+        }
+        Err(Error::new(ErrorKind::Unexpected, format!("The push of `{}` was given up", expected.digest)))
+    }
+}
+
+impl Fetch for Store {
+    async fn exists(&self, target: &Descriptor) -> Result<bool> {
+        let target = target.clone();
+        self.blocking(move |store| store.has_size(&target)).await
+    }
+
+    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+        let path = self.blob_path(&target.digest);
+        let (wanted, at) = (target.clone(), path.clone());
+        let opened = self.blocking(move |store| {
+            let Some(mut file) = store.open_sized(&wanted)? else { return Ok(None) };
+            if from > wanted.size {
+                let message = format!("The content of `{}` ends before byte {from}", wanted.digest);
+                return Err(Error::new(ErrorKind::Unexpected, message));
+            }
+            file.seek(SeekFrom::Start(from)).map_err(|cause| failed("read", &at, cause))?;
+            Ok(Some(file))
+        });
+        let Some(file) = opened.await? else { return Ok(None) };
+        // The stream keeps the handle, so that no gc runs while it is read.
+        let store = self.clone();
+        let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK).map(move |chunk| {
+            let _open = &store;
+            chunk.map_err(|cause| failed("read", &path, cause))
+        });
+        Ok(Some(Box::pin(chunks)))
+    }
+}
+
+impl Push for Store {
+    async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
+        let wanted = expected.clone();
+        if self.blocking(move |store| store.holds(&wanted)).await? {
+            return Ok(Pushed::AlreadyPresent);
+        }
+        let (sender, arriving) = mpsc::channel(WAITING);
+        let wanted = expected.clone();
+        let write = self.blocking(move |store| store.receive(&wanted, arriving));
+        let send = async move {
+            let mut stream = body.open(0).await?;
+            while let Some(bytes) = stream.next().await {
+                // A receiver that is gone has failed, and says why itself.
+                if sender.send(Some(bytes?)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            let _ = sender.send(None).await;
+            Ok(())
+        };
+        let (sent, written) = tokio::join!(send, write);
+        sent.and(written)?;
+        Ok(Pushed::Stored)
+    }
+}
+
+impl Refs for Store {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<(Descriptor, Bytes)>> {
+        let reference = reference.clone();
+        self.blocking(move |store| {
+            let Some(target) = store.find(&reference)? else { return Ok(None) };
+            let (_, bytes) = store.manifest(&target)?;
+            Ok(Some((target, bytes.into())))
+        })
+        .await
+    }
+
+    async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
+        let (reference, target, manifest) = (reference.clone(), target.clone(), manifest.clone());
+        self.blocking(move |store| {
+            let mut verifier = Verifier::new(&target);
+            verifier.update(&manifest)?;
+            verifier.finish()?;
+            store.require_blobs(&parse_manifest(&target, &manifest)?, |_| false)?;
+            if !store.holds(&target)? {
+                let mut draft = Draft::create(&store.layout.ingest(), BLOB_MODE)?;
+                draft.write_all(&manifest).map_err(|cause| failed("write", draft.path(), cause))?;
+                publish(&store.layout.blobs(), [(draft.seal()?, target.digest.hex())])?;
+            }
+            store.set_ref(&reference, &target)
+        })
+        .await
+    }
+}
