@@ -1,1 +1,99 @@
-//! (filled below)
+//! What kiln knows about model families: one file per family, one row each in [`FAMILIES`]. A family
+//! says which architectures it covers, how its experts lie on disk, which tensors it quantizes, and
+//! which runtime loads the result. Nothing here reads a file.
+
+mod experts;
+mod facts;
+mod gemma3;
+mod gemma4;
+mod generic;
+mod glm4_moe_lite;
+mod laguna;
+mod llama;
+mod mistral;
+mod policy;
+mod qwen3;
+mod qwen3_5;
+mod qwen3_moe;
+mod qwen3_next;
+mod runtime;
+mod shapes;
+
+pub use experts::{ExpertLayout, ExpertTensor, Position, Projection};
+pub use facts::ModelFacts;
+pub use policy::{Choice, Question};
+pub use runtime::Runtime;
+
+/// One model family.
+#[derive(Debug)]
+pub struct Family {
+    /// The family's name, as `model_type` spells it.
+    pub name: &'static str,
+    /// The classes of `architectures[0]` it covers.
+    pub architectures: &'static [&'static str],
+    /// The values of `model_type` it covers when the class is unknown.
+    pub model_types: &'static [&'static str],
+    /// How its routed experts lie on disk; `None` for a dense family.
+    pub experts: Option<&'static ExpertLayout>,
+    /// Its own quantization rules, asked before the generic ones; `None` leaves the tensor to those.
+    pub policy: fn(&Question<'_>) -> Option<Choice>,
+    /// The lowest runtime version that loads this family in this layout.
+    pub requires: &'static str,
+}
+
+/// Every family with rules of its own, in alphabetical order.
+pub static FAMILIES: [&Family; 10] = [
+    &gemma3::FAMILY,
+    &gemma4::FAMILY,
+    &glm4_moe_lite::FAMILY,
+    &laguna::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_5::FAMILY,
+    &qwen3_moe::FAMILY,
+    &qwen3_next::FAMILY,
+];
+
+impl Family {
+    /// The family that `facts` name: by class, else by model type, else the generic one.
+    pub fn of(facts: &ModelFacts) -> &'static Self {
+        let by_class = FAMILIES
+            .iter()
+            .find(|family| facts.architecture.as_deref().is_some_and(|class| family.architectures.contains(&class)));
+        let by_type = || {
+            FAMILIES.iter().find(|family| facts.model_types.iter().any(|kind| family.model_types.contains(&&**kind)))
+        };
+        by_class.or_else(by_type).copied().unwrap_or(&generic::FAMILY)
+    }
+
+    /// Whether this is the family of everything unknown.
+    pub fn is_generic(&self) -> bool {
+        std::ptr::eq(self, &generic::FAMILY)
+    }
+
+    /// Gives a tensor its scheme: the family's own rules first, then the generic ones.
+    pub fn choose(&self, question: &Question<'_>) -> Choice {
+        (self.policy)(question).unwrap_or_else(|| policy::generic(question))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_and_name_belongs_to_one_family() {
+        let mut seen = std::collections::BTreeSet::new();
+        for family in FAMILIES {
+            assert!(seen.insert(family.name), "{}", family.name);
+            for class in family.architectures {
+                assert!(seen.insert(class), "{class}");
+            }
+            for kind in family.model_types {
+                assert!(*kind == family.name || seen.insert(kind), "{kind}");
+            }
+        }
+        assert!(FAMILIES.is_sorted_by_key(|family| family.name));
+    }
+}

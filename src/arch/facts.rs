@@ -1,0 +1,86 @@
+//! What a `config.json` says about a model, read once and tolerantly: a missing key is `None`, and
+//! multimodal checkpoints keep the language model's keys under `text_config`.
+
+use serde_json::Value;
+
+/// The facts kiln uses from a `config.json`.
+#[derive(Clone, Debug, Default)]
+pub struct ModelFacts {
+    /// `architectures[0]`.
+    pub architecture: Option<String>,
+    /// `model_type`, then that of `text_config`.
+    pub model_types: Vec<String>,
+    /// `num_hidden_layers`.
+    pub layers: Option<u64>,
+    /// Routed experts per layer: `num_experts`, `n_routed_experts` or `num_local_experts`.
+    pub experts: Option<u64>,
+    /// `hidden_size`.
+    pub hidden: Option<u64>,
+    /// `vocab_size`.
+    pub vocabulary: Option<u64>,
+    /// Rows of one expert's gate projection: `moe_intermediate_size`.
+    pub expert_width: Option<u64>,
+    /// `max_position_embeddings`.
+    pub context: Option<u64>,
+    /// Whether there is a `vision_config`.
+    pub vision: bool,
+    /// Whether there is an `audio_config` or a `sound_config`.
+    pub audio: bool,
+    /// Whether the head is the embedding: `tie_word_embeddings`.
+    pub tied: bool,
+    /// Layers whose MLP has no experts, as `mlp_layer_types` and `mlp_only_layers` say; `None` when
+    /// neither key is there.
+    pub dense_layers: Option<Vec<u64>>,
+    /// Every class in `architectures`, then the model types: what identifies a runtime's parser.
+    pub identifiers: Vec<String>,
+}
+
+impl ModelFacts {
+    /// Reads a `config.json`.
+    pub fn of(config: &Value) -> Self {
+        let text = config.get("text_config").filter(|value| value.is_object());
+        let find = |key: &str| config.get(key).or_else(|| text.and_then(|text| text.get(key))).filter(|v| !v.is_null());
+        let number = |keys: &[&str]| keys.iter().find_map(|key| find(key)).and_then(Value::as_u64);
+        let string = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let classes: Vec<String> = config
+            .get("architectures")
+            .and_then(Value::as_array)
+            .map(|classes| classes.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default();
+        let model_types: Vec<String> =
+            [string(config.get("model_type")), string(text.and_then(|t| t.get("model_type")))]
+                .into_iter()
+                .flatten()
+                .collect();
+        let nested_type = string(config.get("llm_config").and_then(|llm| llm.get("model_type")));
+        Self {
+            architecture: classes.first().cloned(),
+            layers: number(&["num_hidden_layers"]),
+            experts: number(&["num_experts", "n_routed_experts", "num_local_experts"]).filter(|&experts| experts > 0),
+            hidden: number(&["hidden_size"]),
+            vocabulary: number(&["vocab_size"]),
+            expert_width: number(&["moe_intermediate_size"]),
+            context: number(&["max_position_embeddings"]),
+            vision: config.get("vision_config").is_some_and(|v| !v.is_null())
+                || config.get("has_vision").and_then(Value::as_bool).unwrap_or(false),
+            audio: ["audio_config", "sound_config"].iter().any(|key| config.get(key).is_some_and(|v| !v.is_null())),
+            tied: find("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
+            dense_layers: dense_layers(find("mlp_layer_types"), find("mlp_only_layers")),
+            identifiers: classes.into_iter().chain(model_types.first().cloned()).chain(nested_type).collect(),
+            model_types,
+        }
+    }
+}
+
+fn dense_layers(types: Option<&Value>, only: Option<&Value>) -> Option<Vec<u64>> {
+    let types = types.and_then(Value::as_array);
+    let only = only.and_then(Value::as_array);
+    if types.is_none() && only.is_none() {
+        return None;
+    }
+    let typed = types.into_iter().flatten().zip(0..).filter(|(kind, _)| kind.as_str() == Some("dense")).map(|(_, i)| i);
+    let mut dense: Vec<u64> = typed.chain(only.into_iter().flatten().filter_map(Value::as_u64)).collect();
+    dense.sort_unstable();
+    dense.dedup();
+    Some(dense)
+}

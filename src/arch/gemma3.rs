@@ -1,0 +1,12 @@
+//! Gemma 3: dense, source names, with or without the vision tower.
+
+use super::Family;
+
+pub(super) static FAMILY: Family = Family {
+    name: "gemma3",
+    architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+    model_types: &["gemma3", "gemma3_text"],
+    experts: None,
+    policy: |_| None,
+    requires: "0.19.0",
+};

@@ -1,0 +1,14 @@
+//! Everything kiln has no rules for: the generic policy, source names. Experts kept one by one under
+//! `mlp.experts`, the commonest form, are stacked like those of the families that use it.
+
+use super::Family;
+use super::qwen3_moe::EXPERTS;
+
+pub(super) static FAMILY: Family = Family {
+    name: "generic",
+    architectures: &[],
+    model_types: &[],
+    experts: Some(&EXPERTS),
+    policy: |_| None,
+    requires: "0.19.0",
+};

@@ -1,0 +1,22 @@
+//! GLM-4 MoE Lite: latent attention, experts one by one, written as the stacked `mlp.switch_mlp`. Its
+//! extra prediction layer, behind the last one the config counts, is kept.
+
+use super::Family;
+use super::{ExpertLayout, Projection};
+
+/// Shared with laguna: the blob keeps the name under which the experts are published.
+pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
+    homes: &["mlp.experts", "mlp.switch_mlp"],
+    target: "mlp.switch_mlp",
+    blob: "mlp.experts",
+    projections: &[Projection::Down, Projection::Gate, Projection::Up],
+};
+
+pub(super) static FAMILY: Family = Family {
+    name: "glm4_moe_lite",
+    architectures: &["Glm4MoeLiteForCausalLM", "GLM4MoeLite"],
+    model_types: &["glm4_moe_lite"],
+    experts: Some(&EXPERTS),
+    policy: |_| None,
+    requires: "0.31.2",
+};

@@ -1,0 +1,12 @@
+//! Mistral: dense, source names.
+
+use super::Family;
+
+pub(super) static FAMILY: Family = Family {
+    name: "mistral",
+    architectures: &["MistralForCausalLM"],
+    model_types: &["mistral"],
+    experts: None,
+    policy: |_| None,
+    requires: "0.19.0",
+};

@@ -1,0 +1,12 @@
+//! Qwen3, dense: source names.
+
+use super::Family;
+
+pub(super) static FAMILY: Family = Family {
+    name: "qwen3",
+    architectures: &["Qwen3ForCausalLM"],
+    model_types: &["qwen3"],
+    experts: None,
+    policy: |_| None,
+    requires: "0.19.0",
+};

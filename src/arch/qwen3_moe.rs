@@ -1,0 +1,21 @@
+//! Qwen3 MoE: experts one by one or stacked, written as the stacked `mlp.switch_mlp`.
+
+use super::Family;
+use super::{ExpertLayout, Projection};
+
+/// Shared by the Qwen families.
+pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
+    homes: &["mlp.experts", "mlp.switch_mlp"],
+    target: "mlp.switch_mlp",
+    blob: "mlp.switch_mlp",
+    projections: &[Projection::Down, Projection::Gate, Projection::Up],
+};
+
+pub(super) static FAMILY: Family = Family {
+    name: "qwen3_moe",
+    architectures: &["Qwen3MoeForCausalLM"],
+    model_types: &["qwen3_moe"],
+    experts: Some(&EXPERTS),
+    policy: |_| None,
+    requires: "0.19.0",
+};

@@ -1,0 +1,153 @@
+//! Writing one blob: chunk by chunk from the checkpoint, through the kernels, into a sink.
+
+use std::io::{self, Seek, SeekFrom, Write};
+
+use tempfile::SpooledTempFile;
+
+use super::Layout;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Part, PlannedBlob, PlannedTensor, Role};
+use crate::progress::Progress;
+use crate::quant::{self, Float, Quantized, Scheme};
+use crate::source::Checkpoint;
+
+/// How many source bytes are read at once: small enough to stay in a core's cache on the way through the
+/// kernels, a multiple of every group in every type.
+const CHUNK: usize = 1 << 20;
+
+/// What a part that cannot be written yet may take in memory before it goes to a temporary file.
+const SPOOL: usize = 8 << 20;
+
+/// The BLAKE3 of what was read from each source of a tensor, in the plan's order; empty for a tensor whose
+/// values were not transformed: its layer's digest commits to those already.
+pub type SourceHashes = Vec<blake3::Hash>;
+
+/// Writes `blob` to `sink`; returns the source hashes of each tensor, in the plan's order.
+///
+/// # Errors
+/// [`ErrorKind::Input`] when a source cannot be read, or has a value that is not finite and would be
+/// quantized; the error of `sink`.
+pub fn write(
+    blob: &PlannedBlob,
+    checkpoint: &Checkpoint,
+    sink: &mut dyn Write,
+    progress: &Progress,
+) -> Result<Vec<SourceHashes>> {
+    let layout = Layout::of(blob);
+    sink.write_all(&layout.header).map_err(sink_failed)?;
+    let mut chunk = vec![0; CHUNK];
+    let tensors = blob.tensors.iter().zip(&layout.parts);
+    tensors
+        .map(|(tensor, parts)| {
+            let mut source = Source { tensor, checkpoint, progress, chunk: &mut chunk };
+            match tensor.scheme {
+                None => source.copy(sink).map(|()| SourceHashes::new()),
+                Some(scheme) => source.quantize(scheme, parts, sink),
+            }
+        })
+        .collect()
+}
+
+fn sink_failed(cause: io::Error) -> Error {
+    let full = matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let error = Error::new(ErrorKind::Store, "Could not write a blob").caused_by(cause);
+    if full { error.hint("free some space, then run the command again: `kiln gc` removes what nothing names") } else { error }
+}
+
+/// A planned tensor's bytes, as they are read.
+struct Source<'a> {
+    tensor: &'a PlannedTensor,
+    checkpoint: &'a Checkpoint,
+    progress: &'a Progress,
+    chunk: &'a mut [u8],
+}
+
+impl Source<'_> {
+    /// Reads every segment in order; `use_chunk` gets the source's index, the chunk's offset in it, and
+    /// the bytes.
+    fn read(&mut self, mut use_chunk: impl FnMut(usize, u64, &[u8]) -> Result<()>) -> Result<()> {
+        for segment in &self.tensor.segments {
+            let name = &self.tensor.sources[segment.source].name;
+            let info = self.checkpoint.tensors().get(name).ok_or_else(|| {
+                Error::new(ErrorKind::Unexpected, format!("The plan names `{name}`, which the checkpoint does not have"))
+            })?;
+            let mut done = 0;
+            while done < segment.length {
+                let length = (segment.length - done).min(CHUNK as u64);
+                let bytes = &mut self.chunk[..length as usize];
+                self.checkpoint.read_at(info, segment.offset + done, bytes)?;
+                use_chunk(segment.source, segment.offset + done, bytes)?;
+                self.progress.advance(length);
+                done += length;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, sink: &mut dyn Write) -> Result<()> {
+        self.read(|_, _, bytes| sink.write_all(bytes).map_err(sink_failed))
+    }
+
+    /// Quantizes chunk by chunk. The first part goes straight to the sink; the kernels give all parts of a
+    /// chunk at once, so the others wait in spools until it is their turn.
+    fn quantize(&mut self, scheme: Scheme, parts: &[Part], sink: &mut dyn Write) -> Result<SourceHashes> {
+        let tensor = self.tensor;
+        let float = tensor.float().ok_or_else(|| {
+            Error::new(ErrorKind::Unexpected, format!("`{}` is not a float tensor, yet it has a scheme", tensor.name))
+        })?;
+        let mut hashers = vec![blake3::Hasher::new(); tensor.sources.len()];
+        let mut scratch = Scratch::new(scheme, float);
+        let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
+        self.read(|source, offset, bytes| {
+            hashers[source].update(bytes);
+            let out = scratch.quantize(bytes).map_err(|index| {
+                let index = offset / float.size() as u64 + index as u64;
+                let name = &tensor.sources[source].name;
+                Error::input(format!("`{}` is not finite at element {index}", name.escape_debug()))
+                    .hint("a NaN or an infinity cannot be quantized: repair the checkpoint, or import without `--quantize`")
+            })?;
+            sink.write_all(out.part(parts[0].role)).map_err(sink_failed)?;
+            let waiting = parts[1..].iter().zip(&mut spools);
+            waiting.map(|(part, spool)| spool.write_all(out.part(part.role)).map_err(sink_failed)).collect()
+        })?;
+        for spool in &mut spools {
+            spool.seek(SeekFrom::Start(0)).map_err(sink_failed)?;
+            io::copy(spool, sink).map_err(sink_failed)?;
+        }
+        Ok(hashers.iter().map(blake3::Hasher::finalize).collect())
+    }
+}
+
+/// The kernels' output for one chunk.
+struct Scratch {
+    scheme: Scheme,
+    float: Float,
+    packed: Vec<u8>,
+    scales: Vec<u8>,
+    biases: Vec<u8>,
+}
+
+impl Scratch {
+    fn new(scheme: Scheme, float: Float) -> Self {
+        Self { scheme, float, packed: Vec::new(), scales: Vec::new(), biases: Vec::new() }
+    }
+
+    /// Quantizes whole groups; the error is the index of the first element that is not finite.
+    fn quantize(&mut self, bytes: &[u8]) -> Result<&Self, usize> {
+        let Self { scheme, float, packed, scales, biases } = self;
+        let elements = bytes.len() / float.size();
+        packed.resize(scheme.packed_len(elements), 0);
+        scales.resize(scheme.scales_len(elements, *float), 0);
+        biases.resize(scheme.biases_len(elements, *float), 0);
+        quant::quantize(*scheme, *float, bytes, Quantized { packed, scales, biases }).map_err(|error| error.index)?;
+        Ok(self)
+    }
+
+    fn part(&self, role: Role) -> &[u8] {
+        match role {
+            Role::Values | Role::Packed => &self.packed,
+            Role::Scales => &self.scales,
+            Role::Biases => &self.biases,
+        }
+    }
+}

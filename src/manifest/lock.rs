@@ -1,0 +1,127 @@
+//! `kiln.lock`: the deterministic record from which anyone can check a re-create. It holds content only,
+//! so that the same tensors give the same lock wherever they lay and however they were sharded.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+
+/// The version of the lock's own fields.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Raised whenever any output byte may change for the same input.
+pub const EPOCH: u32 = 1;
+
+/// The record. Fields are declared, and so written, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Lock {
+    /// [`EPOCH`] of the kiln that wrote it.
+    pub epoch: u32,
+    /// The source kind, `float`.
+    pub kind: String,
+    /// The normalizations that were applied, in order.
+    pub normalizations: Vec<String>,
+    /// The arithmetic of the kernels.
+    pub numerics: String,
+    /// The profile the layers are named for.
+    pub profile: String,
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The scheme that was asked for; the resolved one stands with each tensor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// Every output tensor, in the order of the manifest.
+    pub tensors: Vec<LockedTensor>,
+}
+
+/// One output tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedTensor {
+    /// The element type before quantization.
+    pub dtype: String,
+    /// The name of the layer that holds it.
+    pub layer: String,
+    /// Its name.
+    pub name: String,
+    /// Its scheme; none when the values are the source's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// The logical shape, before packing.
+    pub shape: Vec<u64>,
+    /// Where its bytes come from, in the order in which they are read.
+    pub sources: Vec<LockedSource>,
+    /// `copy`, `stack`, `split` or `fuse`.
+    pub transform: String,
+}
+
+/// One source tensor of an output tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedSource {
+    /// BLAKE3 of the bytes this output takes from the source, in hex; only where values are transformed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+    /// The source's element type.
+    pub dtype: String,
+    /// The source's name.
+    pub name: String,
+    /// The source's shape.
+    pub shape: Vec<u64>,
+}
+
+impl Lock {
+    /// The name of the layer.
+    pub const NAME: &str = "kiln.lock";
+
+    /// The blob.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        json::to_canonical(self)
+    }
+
+    /// Reads a lock.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CouldNotCheck`] for a lock of another schema version, [`ErrorKind::Corrupt`] for
+    /// anything else that is not a lock.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let corrupt = |cause| Error::new(ErrorKind::Corrupt, "`kiln.lock` is not a lock").caused_by(cause);
+        let value = json::parse(bytes).map_err(corrupt)?;
+        if let Some(version) = value.get("schemaVersion").and_then(serde_json::Value::as_u64).filter(|&v| v != u64::from(SCHEMA_VERSION)) {
+            return Err(Error::new(ErrorKind::CouldNotCheck, format!("`kiln.lock` has the unknown schema version `{version}`"))
+                .hint("use the version of kiln that made the model, or a newer one"));
+        }
+        serde_json::from_value(value).map_err(corrupt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_wrote_with_keys_in_order() {
+        let lock = Lock {
+            epoch: EPOCH,
+            kind: "float".into(),
+            normalizations: vec!["stack".into()],
+            numerics: "mlx-cpu-1".into(),
+            profile: "ollama".into(),
+            schema_version: SCHEMA_VERSION,
+            scheme: Some("int4".into()),
+            tensors: vec![LockedTensor {
+                dtype: "BF16".into(),
+                layer: "a".into(),
+                name: "a".into(),
+                scheme: None,
+                shape: vec![2],
+                sources: vec![LockedSource { blake3: None, dtype: "BF16".into(), name: "a".into(), shape: vec![2] }],
+                transform: "copy".into(),
+            }],
+        };
+        let bytes = lock.to_bytes();
+        assert_eq!(Lock::parse(&bytes).unwrap(), lock);
+        assert_eq!(json::to_canonical(&json::parse(&bytes).unwrap()), bytes, "keys are in byte order");
+    }
+}

@@ -1,0 +1,235 @@
+//! Creating a model: checkpoint, plan, blobs, store, manifest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use crate::blobs::{self, Layout, SourceHashes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inventory::Inventory;
+use crate::manifest::{
+    Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
+};
+use crate::oci::{Descriptor, Digest, MediaType, Reference};
+use crate::plan::{Plan, PlannedTensor, Request};
+use crate::progress::{Event, Progress};
+use crate::quant::NUMERICS;
+use crate::source::Checkpoint;
+use crate::store::{Import, Store};
+
+/// The profile that layers are named for.
+pub const PROFILE: &str = "ollama";
+
+/// What to create, from what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name in the store.
+    pub name: Reference,
+    /// The checkpoint's directory.
+    pub source: PathBuf,
+    /// What to do with it.
+    pub request: Request,
+    /// How the manifest is spelled.
+    pub dialect: Dialect,
+    /// How many blobs are written at once.
+    pub threads: usize,
+}
+
+/// What was created.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// How many layers the manifest names.
+    pub layers: u64,
+    /// The bytes of all layers and the config.
+    pub bytes: u64,
+    /// How many of those bytes the store did not have yet.
+    pub bytes_written: u64,
+}
+
+/// A plan for `--dry-run`, with the sizes that execution would give.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The plan.
+    pub plan: Plan,
+    /// The size of each of its blobs, in bytes.
+    pub sizes: Vec<u64>,
+}
+
+/// Plans without writing.
+///
+/// # Errors
+/// [`ErrorKind::Input`] for a checkpoint that cannot be imported.
+pub fn preview(source: &Path, request: Request) -> Result<Preview> {
+    let plan = Plan::new(&Inventory::of(&Checkpoint::open(source)?)?, request)?;
+    let sizes = plan.blobs.iter().map(|blob| Layout::of(blob).size).collect();
+    Ok(Preview { plan, sizes })
+}
+
+/// Creates a model in `store`. Either everything is there afterwards, or nothing changed.
+///
+/// # Errors
+/// [`ErrorKind::Input`] for a checkpoint that cannot be imported, [`ErrorKind::Store`] when the store
+/// cannot take the result.
+pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
+    let checkpoint = Checkpoint::open(&options.source)?;
+    let plan = Plan::new(&Inventory::of(&checkpoint)?, options.request)?;
+    plan.notes.iter().for_each(|note| progress.note(note));
+    let import = store.begin_import()?;
+    let built = build(&checkpoint, &plan, options.dialect, options.threads, &import, progress)?;
+    let report = import.commit(&options.name, &built.manifest)?;
+    store.set_note(&built.manifest.digest, &provenance(&checkpoint))?;
+    Ok(Created {
+        digest: built.manifest.digest,
+        layers: built.layers,
+        bytes: built.bytes,
+        bytes_written: report.bytes_written,
+    })
+}
+
+/// What the store remembers about this run: where the checkpoint lay. Never part of a digest.
+fn provenance(checkpoint: &Checkpoint) -> serde_json::Value {
+    let root = std::path::absolute(checkpoint.root()).unwrap_or_else(|_| checkpoint.root().to_owned());
+    json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": root })
+}
+
+/// A model that is staged, but not named yet.
+pub(super) struct Built {
+    pub(super) manifest: Descriptor,
+    layers: u64,
+    bytes: u64,
+}
+
+/// Executes a plan into `import`.
+pub(super) fn build(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    dialect: Dialect,
+    threads: usize,
+    import: &Import<'_>,
+    progress: &Progress,
+) -> Result<Built> {
+    let tensors = plan.blobs.iter().flat_map(|blob| &blob.tensors);
+    progress.report(Event::Started {
+        task: "create",
+        blobs: plan.blobs.len() as u64,
+        bytes: tensors.map(PlannedTensor::source_bytes).sum(),
+    });
+    let written = write_blobs(checkpoint, plan, threads, import, progress)?;
+    let mut layers = Vec::new();
+    let mut locked = Vec::new();
+    for (blob, (descriptor, hashes)) in plan.blobs.iter().zip(written) {
+        layers.push(dialect.layer(Content::Tensors, &blob.name, descriptor));
+        locked.extend(blob.tensors.iter().zip(hashes).map(|(tensor, hashes)| lock_tensor(&blob.name, tensor, &hashes)));
+    }
+    for sidecar in &plan.sidecars {
+        let descriptor = import.stage_bytes(MediaType::KILN_FILE, &checkpoint.read_sidecar(&sidecar.name)?)?;
+        layers.push(dialect.layer(Content::File, &sidecar.name, descriptor));
+    }
+    checkpoint.check_unchanged()?;
+    let lock = import.stage_bytes(MediaType::KILN_LOCK, &lock(plan, locked).to_bytes())?;
+    layers.push(dialect.layer(Content::Lock, Lock::NAME, lock));
+    let (media_type, config) = dialect.config(&model_config(plan), &layers);
+    let config = import.stage_bytes(media_type, &config)?;
+    let bytes = config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
+    let count = layers.len() as u64;
+    let (media_type, manifest) = dialect.manifest(config, layers);
+    if manifest.len() as u64 > crate::oci::MAX_MANIFEST_SIZE {
+        return Err(Error::input(format!("The manifest would name {count} layers, more than fit in 4 MiB")));
+    }
+    Ok(Built { manifest: import.stage_bytes(media_type, &manifest)?, layers: count, bytes })
+}
+
+/// Writes every blob on `threads` threads, the largest first, so that none is left to a single thread at
+/// the end. The result is in the plan's order and does not depend on the number of threads.
+fn write_blobs(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    threads: usize,
+    import: &Import<'_>,
+    progress: &Progress,
+) -> Result<Vec<(Descriptor, Vec<SourceHashes>)>> {
+    let mut largest_first: Vec<usize> = (0..plan.blobs.len()).collect();
+    let source_bytes = |index: &usize| plan.blobs[*index].tensors.iter().map(PlannedTensor::source_bytes).sum::<u64>();
+    largest_first.sort_by_key(|index| std::cmp::Reverse(source_bytes(index)));
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let results = Mutex::new(Vec::with_capacity(plan.blobs.len()));
+    let work = || {
+        while let Some(&index) = largest_first.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let blob = &plan.blobs[index];
+            let staged =
+                import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress));
+            match &staged {
+                Ok((descriptor, _)) => progress.report(Event::Blob {
+                    name: blob.name.clone(),
+                    digest: descriptor.digest,
+                    size: descriptor.size,
+                    outcome: "written",
+                }),
+                Err(_) => failed.store(true, Ordering::Relaxed),
+            }
+            if let Ok(mut results) = results.lock() {
+                results.push((index, staged));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, plan.blobs.len().max(1)) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut results = results.into_inner().map_err(|_| Error::new(ErrorKind::Unexpected, "A writer thread panicked"))?;
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, staged)| staged).collect()
+}
+
+fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> LockedTensor {
+    let sources = tensor.sources.iter().enumerate().map(|(index, source)| LockedSource {
+        blake3: hashes.get(index).map(|hash| hash.to_hex().to_string()),
+        dtype: source.dtype.to_string(),
+        name: source.name.clone(),
+        shape: source.shape.clone(),
+    });
+    LockedTensor {
+        dtype: tensor.dtype.to_string(),
+        layer: layer.to_owned(),
+        name: tensor.name.clone(),
+        scheme: tensor.scheme.map(|scheme| scheme.to_string()),
+        shape: tensor.shape.clone(),
+        sources: sources.collect(),
+        transform: tensor.transform.name().to_owned(),
+    }
+}
+
+fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
+    Lock {
+        epoch: EPOCH,
+        kind: "float".to_owned(),
+        normalizations: plan.normalizations.iter().map(|transform| transform.name().to_owned()).collect(),
+        numerics: NUMERICS.to_owned(),
+        profile: PROFILE.to_owned(),
+        schema_version: SCHEMA_VERSION,
+        scheme: plan.request.scheme.map(|scheme| scheme.to_string()),
+        tensors,
+    }
+}
+
+fn model_config(plan: &Plan) -> ModelConfig {
+    ModelConfig {
+        model_format: "safetensors".to_owned(),
+        file_type: plan.request.scheme.map(|scheme| scheme.to_string()).unwrap_or_default(),
+        renderer: plan.runtime.renderer.map(str::to_owned),
+        parser: plan.runtime.parser.map(str::to_owned),
+        requires: Some(plan.family.requires.to_owned()),
+        capabilities: plan.runtime.capabilities.iter().map(|&capability| capability.to_owned()).collect(),
+        ..ModelConfig::default()
+    }
+}

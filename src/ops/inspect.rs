@@ -1,0 +1,184 @@
+//! Looking at what a store holds: the list of models, and one model's layers and tensors.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::inventory::Dtype;
+use crate::manifest::{Content, Lock, layer_name};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
+use crate::source::safetensors::Header;
+use crate::store::Store;
+
+/// One model in the list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its full reference.
+    pub name: String,
+    /// Its manifest's digest.
+    pub digest: Digest,
+    /// How many layers, and how many bytes they have with the config; `None` when the manifest cannot be
+    /// read.
+    pub contents: Option<(u64, u64)>,
+}
+
+/// Every model in the store, by name.
+///
+/// # Errors
+/// [`ErrorKind::Store`] when the store's index cannot be read.
+pub fn list(store: &Store) -> Result<Vec<Listed>> {
+    let refs = store.refs()?.into_iter();
+    Ok(refs
+        .map(|(name, target)| {
+            let contents = store.manifest(&target).ok().map(|(manifest, _)| {
+                (manifest.layers.len() as u64, manifest.blobs().map(|blob| blob.size).sum())
+            });
+            Listed { name, digest: target.digest, contents }
+        })
+        .collect())
+}
+
+/// One model, in full.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The manifest's media type.
+    pub media_type: MediaType,
+    /// The profile; `None` when kiln did not make the model.
+    pub profile: Option<String>,
+    /// The scheme that was asked for; `None` when there is none.
+    pub scheme: Option<String>,
+    /// The layers, in order.
+    pub layers: Vec<ShownLayer>,
+    /// The tensors, in the order of the layers.
+    pub tensors: Vec<ShownTensor>,
+}
+
+/// A layer of a model.
+#[derive(Clone, Debug)]
+pub struct ShownLayer {
+    /// Its name, whatever the dialect.
+    pub name: String,
+    /// Its descriptor.
+    pub descriptor: Descriptor,
+}
+
+/// A tensor of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownTensor {
+    /// Its name.
+    pub name: String,
+    /// Its element type before quantization.
+    pub dtype: String,
+    /// Its shape before packing.
+    pub shape: Vec<u64>,
+    /// Its scheme; `None` when its values are the source's.
+    pub scheme: Option<String>,
+    /// The name of its layer.
+    pub layer: String,
+}
+
+/// Finds a model's manifest.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no such model; [`ErrorKind::Corrupt`] when its manifest is.
+pub fn find(store: &Store, name: &Reference) -> Result<(Descriptor, Manifest)> {
+    let target = require(store, name)?;
+    let (manifest, _) = store.manifest(&target)?;
+    Ok((target, manifest))
+}
+
+/// The manifest's descriptor, or the error that says the model is not there.
+pub(super) fn require(store: &Store, name: &Reference) -> Result<Descriptor> {
+    store.find(name)?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("No model is named `{name}`")).hint("`kiln list` shows what the store holds")
+    })
+}
+
+/// Shows a model.
+///
+/// # Errors
+/// As [`find`]; [`ErrorKind::Corrupt`] when a layer it reads is damaged.
+pub fn show(store: &Store, name: &Reference) -> Result<Shown> {
+    let (target, manifest) = find(store, name)?;
+    let lock = lock(store, &manifest)?;
+    let tensors = match &lock {
+        Some(lock) => lock.tensors.iter().map(from_lock).collect(),
+        None => from_headers(store, &manifest)?,
+    };
+    Ok(Shown {
+        digest: target.digest,
+        media_type: target.media_type,
+        profile: lock.as_ref().map(|lock| lock.profile.clone()),
+        scheme: lock.and_then(|lock| lock.scheme),
+        layers: manifest
+            .layers
+            .into_iter()
+            .map(|descriptor| ShownLayer { name: layer_name(&descriptor), descriptor })
+            .collect(),
+        tensors,
+    })
+}
+
+/// The model's lock; `None` when kiln did not make it.
+pub(super) fn lock(store: &Store, manifest: &Manifest) -> Result<Option<Lock>> {
+    let layer = manifest.layers.iter().find(|layer| Content::of(layer) == Content::Lock);
+    layer.map(|layer| Lock::parse(&store.read_blob(layer)?)).transpose()
+}
+
+fn from_lock(tensor: &crate::manifest::LockedTensor) -> ShownTensor {
+    ShownTensor {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype.clone(),
+        shape: tensor.shape.clone(),
+        scheme: tensor.scheme.clone(),
+        layer: tensor.layer.clone(),
+    }
+}
+
+/// Without a lock, the headers say what is stored: a quantized tensor is the one with a `.scale` beside it.
+fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> {
+    let mut tensors = Vec::new();
+    for layer in manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors) {
+        let header = header(store, layer)?;
+        let arrays: BTreeMap<&str, (Dtype, &[u64])> =
+            header.tensors.iter().map(|entry| (&*entry.name, (entry.dtype, &*entry.shape))).collect();
+        for (name, (dtype, shape)) in &arrays {
+            let owner = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".bias"));
+            if owner.is_some_and(|owner| arrays.contains_key(owner)) {
+                continue;
+            }
+            let metadata = |key: &str| {
+                let own = header.metadata.get(&format!("{name}.{key}"));
+                own.or_else(|| header.metadata.get(key)).cloned()
+            };
+            let scheme = arrays.contains_key(&*format!("{name}.scale")).then(|| metadata("quant_type")).flatten();
+            tensors.push(ShownTensor {
+                name: (*name).to_owned(),
+                dtype: dtype.to_string(),
+                shape: shape.to_vec(),
+                scheme,
+                layer: layer_name(layer),
+            });
+        }
+    }
+    Ok(tensors)
+}
+
+/// The header of a stored tensor layer. The data behind it is not read.
+pub(super) fn header(store: &Store, layer: &Descriptor) -> Result<Header> {
+    use std::io::Read;
+    let damaged = |cause: Error| {
+        Error::new(ErrorKind::Corrupt, format!("The layer `{}` is not a safetensors file", layer_name(layer))).caused_by(cause)
+    };
+    let path = store.blob_path(&layer.digest);
+    let io = |cause| Error::io(ErrorKind::Store, "read", &path, cause);
+    let mut file = std::fs::File::open(&path).map_err(io)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(io)?;
+    let available = layer.size.saturating_sub(8);
+    let length_of_header = u64::from_le_bytes(length).min(available).min(Header::MAX_LENGTH);
+    let mut bytes = length.to_vec();
+    file.take(length_of_header).read_to_end(&mut bytes).map_err(io)?;
+    Header::parse(&bytes, layer.size).map_err(damaged)
+}

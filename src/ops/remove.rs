@@ -1,0 +1,37 @@
+//! Naming and forgetting: tags, removal, garbage collection.
+
+use std::path::Path;
+
+use super::inspect::require;
+use crate::error::Result;
+use crate::oci::{Digest, Reference};
+use crate::store::{GcReport, Store};
+
+/// Gives a stored model another name.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when `name` is not there.
+pub fn tag(store: &Store, name: &Reference, new_name: &Reference) -> Result<Digest> {
+    let target = require(store, name)?;
+    store.set_ref(new_name, &target)?;
+    Ok(target.digest)
+}
+
+/// Removes a name. Its blobs stay until [`gc`].
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when `name` is not there.
+pub fn remove(store: &Store, name: &Reference) -> Result<Digest> {
+    require(store, name)?;
+    let removed = store.remove_ref(name)?;
+    removed.map_or_else(|| require(store, name), Ok).map(|target| target.digest)
+}
+
+/// Removes what no name reaches, or says what that is.
+///
+/// # Errors
+/// [`crate::ErrorKind::Store`] when the store is in use, [`crate::ErrorKind::Corrupt`] when a manifest
+/// cannot be read: then nothing is removed.
+pub fn gc(root: &Path, dry_run: bool) -> Result<GcReport> {
+    Store::gc(root, dry_run)
+}

@@ -1,0 +1,77 @@
+//! Moving models between the store and registries, and the credentials for it.
+
+use std::sync::Arc;
+
+use crate::copy::{CopyReport, copy};
+use crate::error::Result;
+use crate::oci::Reference;
+use crate::progress::Progress;
+use crate::registry::{Credential, DockerConfig, Keychain, Options, Remote, ping};
+use crate::store::Store;
+
+/// How registries are reached.
+#[derive(Clone)]
+pub struct Access {
+    /// Where credentials come from.
+    pub keychain: Arc<dyn Keychain>,
+    /// Transport settings.
+    pub options: Options,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Pushes the stored model `name` to `to`. Blobs that are there already are not sent; the manifest goes
+/// last.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when there is no such model, [`crate::ErrorKind::Corrupt`] when a stored
+/// blob is damaged, [`crate::ErrorKind::Unauthorized`] and [`crate::ErrorKind::Registry`] for the other side.
+pub async fn push(
+    store: &Store,
+    name: &Reference,
+    to: &Reference,
+    access: &Access,
+    progress: &Progress,
+) -> Result<CopyReport> {
+    super::inspect::require(store, name)?;
+    let remote = Remote::new(to, access.keychain.clone(), &access.options)?;
+    copy("push", store, name, &remote, to, access.options.concurrency, progress).await
+}
+
+/// Pulls `from` into the store as `name`. Blobs that the store has are not fetched.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when the registry has no such model, [`crate::ErrorKind::Corrupt`] when it
+/// sends other bytes than it promised; otherwise as [`push`].
+pub async fn pull(
+    store: &Store,
+    from: &Reference,
+    name: &Reference,
+    access: &Access,
+    progress: &Progress,
+) -> Result<CopyReport> {
+    let remote = Remote::new(from, access.keychain.clone(), &access.options)?;
+    copy("pull", &remote, from, store, name, access.options.concurrency, progress).await
+}
+
+/// Checks a credential with the registry and keeps it in docker's `config.json`.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unauthorized`] when the registry refuses it: then nothing is kept.
+pub async fn login(host: &str, user: &str, password: &str, config: &DockerConfig, options: &Options) -> Result<()> {
+    let credential = Credential::Basic { user: user.to_owned(), password: password.to_owned() };
+    ping(host, &credential, options).await?;
+    config.login(host, user, password)
+}
+
+/// Forgets the credential for a registry; whether there was one.
+///
+/// # Errors
+/// [`crate::ErrorKind::Store`] when `config.json` cannot be rewritten.
+pub fn logout(host: &str, config: &DockerConfig) -> Result<bool> {
+    config.logout(host)
+}

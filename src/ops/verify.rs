@@ -1,0 +1,390 @@
+//! Verifying a model, level by level: structure, digests, tensors, rebuild. Each level implies those
+//! before it; what was not checked is said, and "could not check" is never a pass.
+
+use std::path::PathBuf;
+
+use super::create;
+use super::explain::{self, Rebuilt};
+use super::inspect::{header, lock, require};
+use crate::arch::{Family, ModelFacts};
+use crate::blobs::{Entry, encode_header};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inventory::{Dtype, Inventory};
+use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
+use crate::oci::{Descriptor, Digest, Manifest, Reference};
+use crate::plan::{Part, Plan, PlannedTensor, Request, Transform};
+use crate::progress::{Event, Progress};
+use crate::quant::NUMERICS;
+use crate::source::Checkpoint;
+use crate::store::{Damage, Store};
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The manifest is well-formed and every blob is there with its size.
+    Structure,
+    /// Every blob has the bytes its digest promises.
+    Digests,
+    /// Every tensor layer is canonical and holds what the lock and the config say.
+    Tensors,
+    /// Creating the model again from its source gives the same bytes.
+    Rebuild,
+}
+
+impl Level {
+    /// Every level, the cheapest first.
+    pub const ALL: [Self; 4] = [Self::Structure, Self::Digests, Self::Tensors, Self::Rebuild];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Structure => "structure",
+            Self::Digests => "digests",
+            Self::Tensors => "tensors",
+            Self::Rebuild => "rebuild",
+        }
+    }
+}
+
+/// What to verify, and how far.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The model.
+    pub name: Reference,
+    /// How far to go.
+    pub level: Level,
+    /// The checkpoint for a rebuild; `None` takes the place the store remembers.
+    pub source: Option<PathBuf>,
+    /// How many threads a rebuild uses.
+    pub threads: usize,
+}
+
+/// The verdict; the most severe finding decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Everything asked for was checked and holds.
+    Ok,
+    /// Something could not be checked.
+    CouldNotCheck,
+    /// The re-creation differs.
+    NotReproduced,
+    /// Stored bytes are not what they should be.
+    Corrupt,
+}
+
+impl Outcome {
+    /// The word in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::CouldNotCheck => "could-not-check",
+            Self::NotReproduced => "not-reproduced",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it means for the verdict.
+    pub outcome: Outcome,
+    /// One sentence.
+    pub message: String,
+    /// The layer it is in, by name.
+    pub layer: Option<String>,
+    /// The tensor it is in.
+    pub tensor: Option<String>,
+    /// Which part: `header`, `values`, `packed`, `scales`, `biases`.
+    pub part: Option<&'static str>,
+    /// How many bytes differ.
+    pub bytes: Option<u64>,
+    /// The likely cause.
+    pub cause: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { outcome, message: message.into(), layer: None, tensor: None, part: None, bytes: None, cause: None }
+    }
+
+    fn in_layer(mut self, layer: &Descriptor) -> Self {
+        self.layer = Some(layer_name(layer));
+        self
+    }
+}
+
+/// What a verification gave.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The level that was asked for.
+    pub level: Level,
+    /// Everything that was found, in the order of the checks.
+    pub findings: Vec<Finding>,
+    /// How many blobs the model has.
+    pub blobs: u64,
+    /// Levels that were not checked, because none asked for them or an earlier one failed.
+    pub not_checked: Vec<Level>,
+}
+
+impl Verified {
+    /// The verdict.
+    pub fn outcome(&self) -> Outcome {
+        self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Ok)
+    }
+}
+
+/// Verifies a model.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no such model. Damage is a finding, not an error.
+pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<Verified> {
+    let target = require(store, &options.name)?;
+    let mut verified =
+        Verified { digest: target.digest, level: options.level, findings: Vec::new(), blobs: 0, not_checked: Vec::new() };
+    let manifest = match store.manifest(&target) {
+        Ok((manifest, _)) => manifest,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            verified.findings.push(corrupt(&error));
+            verified.not_checked = Level::ALL[1..].to_vec();
+            return Ok(verified);
+        }
+        Err(error) => return Err(error),
+    };
+    verified.blobs = 1 + manifest.blobs().count() as u64;
+    let model = Model { store, target: &target, manifest: &manifest, progress };
+    for level in Level::ALL {
+        if level > options.level || verified.outcome() != Outcome::Ok {
+            verified.not_checked.push(level);
+            continue;
+        }
+        let findings = match level {
+            Level::Structure => model.structure()?,
+            Level::Digests => model.digests()?,
+            Level::Tensors => model.tensors()?,
+            Level::Rebuild => model.rebuild(options)?,
+        };
+        verified.findings.extend(findings);
+    }
+    Ok(verified)
+}
+
+fn corrupt(error: &Error) -> Finding {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Finding::new(Outcome::Corrupt, format!("{error}{cause}"))
+}
+
+struct Model<'a> {
+    store: &'a Store,
+    target: &'a Descriptor,
+    manifest: &'a Manifest,
+    progress: &'a Progress,
+}
+
+impl Model<'_> {
+    fn structure(&self) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for blob in self.manifest.blobs() {
+            let path = self.store.blob_path(&blob.digest);
+            let damage = match std::fs::symlink_metadata(&path) {
+                Ok(metadata) if metadata.is_file() && metadata.len() == blob.size => continue,
+                Ok(metadata) => Damage::Size { actual: metadata.len() },
+                Err(_) => Damage::Missing,
+            };
+            findings.push(damaged(blob, damage));
+        }
+        Ok(findings)
+    }
+
+    fn digests(&self) -> Result<Vec<Finding>> {
+        let blobs: Vec<&Descriptor> = self.manifest.blobs().collect();
+        let bytes = blobs.iter().map(|blob| blob.size).sum();
+        self.progress.report(Event::Started { task: "verify", blobs: blobs.len() as u64, bytes });
+        let mut findings = Vec::new();
+        for blob in blobs {
+            if let Err(damage) = self.store.check(blob, self.progress)? {
+                findings.push(damaged(blob, damage));
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Every tensor layer parses, is in canonical form, and holds the arrays that the lock names; the
+    /// lock's tensors agree with the config.
+    fn tensors(&self) -> Result<Vec<Finding>> {
+        let Some(lock) = (match lock(self.store, self.manifest) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(vec![corrupt(&error)]),
+            Err(error) if error.kind() == ErrorKind::CouldNotCheck => {
+                return Ok(vec![Finding::new(Outcome::CouldNotCheck, error.to_string())]);
+            }
+            read => read?,
+        }) else {
+            return Ok(vec![Finding::new(
+                Outcome::CouldNotCheck,
+                "The model has no `kiln.lock`: which tensors it should have is not known",
+            )]);
+        };
+        let mut findings = Vec::new();
+        let layers = || self.manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors);
+        for layer in layers() {
+            let name = layer_name(layer);
+            let locked: Vec<&LockedTensor> = lock.tensors.iter().filter(|tensor| tensor.layer == name).collect();
+            match self.layer_agrees(layer, &locked) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => findings.push(corrupt(&error).in_layer(layer)),
+                Err(error) => return Err(error),
+            }
+        }
+        for tensor in &lock.tensors {
+            if !layers().any(|layer| layer_name(layer) == tensor.layer) {
+                let message = format!("The layer of `{}` is not in the manifest", tensor.name);
+                findings.push(Finding::new(Outcome::Corrupt, message));
+            }
+        }
+        findings.extend(self.config_agrees(&lock)?);
+        Ok(findings)
+    }
+
+    fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor]) -> Result<()> {
+        let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
+        let name = layer_name(layer);
+        let header = header(self.store, layer)?;
+        let entries: Vec<Entry> = header
+            .tensors
+            .iter()
+            .map(|entry| Entry {
+                name: entry.name.clone(),
+                dtype: entry.dtype.name(),
+                shape: entry.shape.clone(),
+                data_offsets: [entry.begin, entry.end],
+            })
+            .collect();
+        let mut stored = vec![0; header.data_start as usize];
+        let mut file = std::fs::File::open(self.store.blob_path(&layer.digest))
+            .map_err(|cause| Error::io(ErrorKind::Store, "open", &self.store.blob_path(&layer.digest), cause))?;
+        std::io::Read::read_exact(&mut file, &mut stored)
+            .map_err(|cause| Error::io(ErrorKind::Store, "read", &self.store.blob_path(&layer.digest), cause))?;
+        let in_order = entries.is_sorted_by(|a, b| a.name < b.name);
+        if encode_header(&header.metadata, &entries) != stored || !in_order {
+            return Err(corrupt(format!("The layer `{name}` is not in canonical form")));
+        }
+        let expected = planned(locked)?;
+        let metadata = expected.metadata();
+        let parts: Vec<Part> = expected.tensors.iter().flat_map(PlannedTensor::parts).collect();
+        for (part, entry) in parts.iter().zip(&entries) {
+            if (&*part.name, part.dtype.name(), &part.shape) != (&*entry.name, entry.dtype, &entry.shape) {
+                return Err(corrupt(format!(
+                    "The layer `{name}` has `{}` {} {:?} where the lock says `{}` {} {:?}",
+                    entry.name, entry.dtype, entry.shape, part.name, part.dtype, part.shape
+                )));
+            }
+        }
+        if parts.len() != entries.len() {
+            return Err(corrupt(format!(
+                "The layer `{name}` has {} arrays where the lock says {}",
+                entries.len(),
+                parts.len()
+            )));
+        }
+        if metadata != header.metadata {
+            return Err(corrupt(format!("The layer `{name}` names another quantization than the lock")));
+        }
+        Ok(())
+    }
+
+    fn config_agrees(&self, lock: &Lock) -> Result<Vec<Finding>> {
+        let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == "config.json") else {
+            return Ok(vec![Finding::new(Outcome::Corrupt, "The model has no `config.json`")]);
+        };
+        let config = Checkpoint::parse_config(&self.store.read_blob(layer)?)?;
+        let facts = ModelFacts::of(&config);
+        let shapes = lock.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape));
+        let contradictions = Family::of(&facts).contradictions(&facts, shapes);
+        Ok(contradictions.into_iter().map(|sentence| Finding::new(Outcome::Corrupt, sentence)).collect())
+    }
+
+    /// Creates the model again in a throw-away store and compares.
+    fn rebuild(&self, options: &Options) -> Result<Vec<Finding>> {
+        let unchecked = |message: String| Ok(vec![Finding::new(Outcome::CouldNotCheck, message)]);
+        let Some(lock) = lock(self.store, self.manifest)? else {
+            return unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned());
+        };
+        if lock.epoch != EPOCH || lock.numerics != NUMERICS || lock.profile != create::PROFILE {
+            return unchecked(format!(
+                "The model was made with epoch {}, numerics `{}` and profile `{}`, which this kiln does not have",
+                lock.epoch, lock.numerics, lock.profile
+            ));
+        }
+        let remembered = || {
+            let note = self.store.note(&self.target.digest).ok().flatten()?;
+            note.get("source").and_then(serde_json::Value::as_str).map(PathBuf::from)
+        };
+        let Some(source) = options.source.clone().or_else(remembered) else {
+            return unchecked("The source is not known here: name it with `--source DIR`".to_owned());
+        };
+        let scheme = lock.scheme.as_deref().map(str::parse).transpose()?;
+        let prepared = Checkpoint::open(&source).and_then(|checkpoint| {
+            let plan = Plan::new(&Inventory::of(&checkpoint)?, Request { scheme })?;
+            Ok((checkpoint, plan))
+        });
+        let (checkpoint, plan) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
+        };
+        let place = tempfile::Builder::new()
+            .prefix("kiln-rebuild-")
+            .tempdir()
+            .map_err(|cause| Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause))?;
+        let store = Store::open(place.path())?;
+        let import = store.begin_import()?;
+        let dialect = Dialect::of(self.manifest);
+        let built = match create::build(&checkpoint, &plan, dialect, options.threads, &import, self.progress) {
+            Err(error) if error.kind() == ErrorKind::Input => {
+                return unchecked(format!("The source `{}` cannot be used: {error}", source.display()));
+            }
+            built => built?,
+        };
+        import.commit(&options.name, &built.manifest)?;
+        if built.manifest.digest == self.target.digest {
+            return Ok(Vec::new());
+        }
+        let (manifest, _) = store.manifest(&built.manifest)?;
+        let ours = Rebuilt { store: self.store, manifest: self.manifest };
+        explain::differences(&ours, &Rebuilt { store: &store, manifest: &manifest })
+    }
+}
+
+fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
+    let message = format!("The blob `{}` of `{}` {damage}", blob.digest, layer_name(blob));
+    Finding::new(Outcome::Corrupt, message).in_layer(blob)
+}
+
+/// The layer that these locked tensors describe, as a plan would have it.
+fn planned(locked: &[&LockedTensor]) -> Result<crate::plan::PlannedBlob> {
+    let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
+    let tensors = locked.iter().map(|tensor| {
+        let dtype: Dtype = tensor.dtype.parse()?;
+        let scheme: Option<crate::quant::Scheme> = tensor.scheme.as_deref().map(str::parse).transpose()?;
+        let columns = tensor.shape.last().copied().unwrap_or(0);
+        if scheme.is_some_and(|scheme| columns % scheme.group_size() as u64 != 0) {
+            return Err(corrupt(format!("The lock quantizes `{}` in groups that do not fit its rows", tensor.name)));
+        }
+        Ok(PlannedTensor {
+            name: tensor.name.clone(),
+            dtype,
+            shape: tensor.shape.clone(),
+            sources: Vec::new(),
+            segments: Vec::new(),
+            transform: Transform::Copy,
+            scheme,
+            why: "",
+        })
+    });
+    let mut tensors: Vec<PlannedTensor> = tensors
+        .collect::<Result<_>>()
+        .map_err(|cause| corrupt("`kiln.lock` describes a tensor that cannot be".to_owned()).caused_by(cause))?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(crate::plan::PlannedBlob { name: String::new(), tensors })
+}
