@@ -34,8 +34,10 @@ pub(super) fn expert_groups(
     let mut tensors = Vec::new();
     for (layer, found) in layers {
         let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)? };
-        let outputs: Vec<_> = layout.projections.iter().map(|projection| group.output(*projection)).collect::<Result<_>>()?;
-        let used: BTreeSet<&str> = outputs.iter().flat_map(|tensor| &tensor.sources).map(|source| &*source.name).collect();
+        let outputs: Vec<_> =
+            layout.projections.iter().map(|projection| group.output(*projection)).collect::<Result<_>>()?;
+        let used: BTreeSet<&str> =
+            outputs.iter().flat_map(|tensor| &tensor.sources).map(|source| &*source.name).collect();
         if let Some((unused, _)) = found.values().find(|(name, _)| !used.contains(name)) {
             return Err(twice(layer, unused, &outputs[0].sources[0].name));
         }
@@ -54,9 +56,10 @@ fn check_routers(inventory: &Inventory, layers: &BTreeMap<&str, Found<'_>>, fami
     if family.is_generic() {
         return Ok(());
     }
-    let routers = inventory.tensors.keys().filter_map(|name| {
-        name.strip_suffix(".mlp.gate.weight").or_else(|| name.strip_suffix(".router.proj.weight"))
-    });
+    let routers = inventory
+        .tensors
+        .keys()
+        .filter_map(|name| name.strip_suffix(".mlp.gate.weight").or_else(|| name.strip_suffix(".router.proj.weight")));
     for layer in routers {
         if !layers.contains_key(layer) {
             return Err(Error::input(format!("`{layer}` has a router, but no experts")));
@@ -94,7 +97,9 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
             if let Some(missing) = (0..count).find(|number| !numbers.contains(number)) {
                 let why = format!("Expert {missing} of `{layer}` is missing");
                 return Err(match facts.experts {
-                    Some(experts) => Error::input(format!("{why}: the config has {experts}, the checkpoint {}", numbers.len())),
+                    Some(experts) => {
+                        Error::input(format!("{why}: the config has {experts}, the checkpoint {}", numbers.len()))
+                    }
                     None => Error::input(why),
                 });
             }
@@ -102,9 +107,9 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
         }
     };
     match facts.experts {
-        Some(experts) if experts != counted => Err(Error::input(format!(
-            "`{layer}` has {counted} experts, but the config says {experts}"
-        ))),
+        Some(experts) if experts != counted => {
+            Err(Error::input(format!("`{layer}` has {counted} experts, but the config says {experts}")))
+        }
         _ => Ok(counted),
     }
 }
@@ -153,7 +158,8 @@ impl Group<'_> {
 
     /// Checks that all sources are matrices of one type and shape, and gives those.
     fn matrix(&self, sources: &[(&str, &Tensor)]) -> Result<(Dtype, u64, u64)> {
-        let (first_name, first) = sources.first().ok_or_else(|| Error::input(format!("`{}` has no experts", self.layer)))?;
+        let (first_name, first) =
+            sources.first().ok_or_else(|| Error::input(format!("`{}` has no experts", self.layer)))?;
         for (name, tensor) in sources {
             if tensor.dtype != first.dtype || tensor.shape != first.shape {
                 return Err(Error::input(format!(
@@ -183,13 +189,17 @@ impl Group<'_> {
         }
         let ((dtype, _, columns), ..) = matrices[0];
         if let Some(((other, ..), first, _)) = matrices.iter().find(|((d, _, c), ..)| (*d, *c) != (dtype, columns)) {
-            return Err(Error::input(format!("`{}` ({other}) does not fit `{}` ({dtype})", sources[*first].0, sources[0].0)));
+            return Err(Error::input(format!(
+                "`{}` ({other}) does not fit `{}` ({dtype})",
+                sources[*first].0, sources[0].0
+            )));
         }
         let mut segments = Vec::new();
         for expert in 0..self.experts {
             for ((_, rows, columns), first, count) in &matrices {
                 let length = rows * columns * dtype.bytes();
-                let (source, offset) = if *count == 1 { (*first, expert * length) } else { (first + expert as usize, 0) };
+                let (source, offset) =
+                    if *count == 1 { (*first, expert * length) } else { (first + expert as usize, 0) };
                 push_segment(&mut segments, Segment { source, offset, length });
             }
         }
@@ -249,6 +259,7 @@ impl Group<'_> {
             transform,
             scheme: None,
             why: "no scheme was asked for",
+            finite: false,
         }
     }
 }
@@ -256,7 +267,9 @@ impl Group<'_> {
 /// Adds a range, joined to the last one where it continues it.
 fn push_segment(segments: &mut Vec<Segment>, next: Segment) {
     match segments.last_mut() {
-        Some(last) if last.source == next.source && last.offset + last.length == next.offset => last.length += next.length,
+        Some(last) if last.source == next.source && last.offset + last.length == next.offset => {
+            last.length += next.length
+        }
         _ => segments.push(next),
     }
 }

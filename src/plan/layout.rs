@@ -53,7 +53,8 @@ impl PlannedTensor {
     /// The arrays this tensor is stored as: `W`, or `W`, `W.bias` and `W.scale`. In the order of their
     /// names, which is also the order of their data.
     pub fn parts(&self) -> Vec<Part> {
-        let part = |suffix: &str, role, dtype, shape| Part { name: format!("{}{suffix}", self.name), role, dtype, shape };
+        let part =
+            |suffix: &str, role, dtype, shape| Part { name: format!("{}{suffix}", self.name), role, dtype, shape };
         let Some(scheme) = self.scheme else {
             return vec![part("", Role::Values, self.dtype, self.shape.clone())];
         };

@@ -1,1 +1,259 @@
-//! (filled below)
+//! The plan: the full, ordered list of blobs to write and how. A pure function of the inventory, the
+//! family and what the user asked; nothing downstream decides anything.
+
+mod group;
+mod layout;
+mod order;
+
+use std::collections::BTreeMap;
+
+pub use layout::{Part, Role};
+
+use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
+use crate::quant::{Float, Scheme};
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The scheme of `--quantize`; `None` keeps the source's values.
+    pub scheme: Option<Scheme>,
+}
+
+/// Everything that will be written, in order.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What was asked.
+    pub request: Request,
+    /// The family whose rules were used.
+    pub family: &'static Family,
+    /// What the config says.
+    pub facts: ModelFacts,
+    /// What the runtime needs to know.
+    pub runtime: Runtime,
+    /// The blobs with tensors, in manifest order.
+    pub blobs: Vec<PlannedBlob>,
+    /// The files kept byte for byte, in manifest order.
+    pub sidecars: Vec<Sidecar>,
+    /// The normalizations that were applied, in order.
+    pub normalizations: Vec<Transform>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// One blob: a safetensors file with one tensor or one expert group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedBlob {
+    /// The layer's name.
+    pub name: String,
+    /// Its tensors, by name.
+    pub tensors: Vec<PlannedTensor>,
+}
+
+/// One output tensor and where its bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedTensor {
+    /// The output name.
+    pub name: String,
+    /// The element type before quantization.
+    pub dtype: Dtype,
+    /// The logical shape, before packing.
+    pub shape: Vec<u64>,
+    /// The source tensors, in the order in which their bytes are read.
+    pub sources: Vec<SourceTensor>,
+    /// The ranges whose concatenation is the tensor before quantization.
+    pub segments: Vec<Segment>,
+    /// How the ranges were arranged.
+    pub transform: Transform,
+    /// The scheme; `None` keeps the values.
+    pub scheme: Option<Scheme>,
+    /// The rule that chose the scheme.
+    pub why: &'static str,
+    /// Whether a NaN or an infinity is an error: for every weight of a model that is quantized, also for
+    /// those that keep their values.
+    pub finite: bool,
+}
+
+/// A source tensor, as the inventory knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<u64>,
+}
+
+/// A byte range of one source tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Index into [`PlannedTensor::sources`].
+    pub source: usize,
+    /// Where the range starts in that tensor, in bytes.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
+/// How source bytes are arranged into an output tensor. None of these touches a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transform {
+    /// One source, as it is.
+    Copy,
+    /// Experts one by one become one tensor `[experts, out, in]`, in numeric order.
+    Stack,
+    /// A fused gate-and-up tensor is divided by rows.
+    Split,
+    /// Gate and up rows become one tensor, gate first.
+    Fuse,
+}
+
+impl Transform {
+    /// The word for it in the lock.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Stack => "stack",
+            Self::Split => "split",
+            Self::Fuse => "fuse",
+        }
+    }
+}
+
+impl Plan {
+    /// Plans a checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
+    /// missing or odd, or when config and tensors disagree.
+    pub fn new(inventory: &Inventory, request: Request) -> Result<Self> {
+        if inventory.kind != SourceKind::Float {
+            return Err(Error::input(format!("Importing a checkpoint of kind `{}` is not supported", inventory.kind))
+                .hint("import the float checkpoint it was made from"));
+        }
+        let facts = ModelFacts::of(&inventory.config);
+        let family = Family::of(&facts);
+        let mut notes = inventory.notes.clone();
+        if family.is_generic() {
+            let class = facts.architecture.as_deref().unwrap_or("unknown");
+            notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
+        }
+        let mut tensors = group::expert_groups(inventory, family, &facts)?;
+        let planned =
+            |tensor: &PlannedTensor| tensor.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>();
+        let grouped: std::collections::BTreeSet<String> = tensors.iter().flat_map(|(_, t)| planned(t)).collect();
+        let single = |(name, tensor): (&String, &crate::inventory::Tensor)| PlannedTensor::copied(name, tensor);
+        tensors.extend(
+            inventory
+                .tensors
+                .iter()
+                .filter(|(name, _)| !grouped.contains(*name))
+                .map(single)
+                .map(|t| (t.name.clone(), t)),
+        );
+        check_agreement(family, &facts, &tensors)?;
+        if let Some(base) = request.scheme {
+            for (_, tensor) in &mut tensors {
+                let choice = choose(family, &facts, base, tensor);
+                (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
+                tensor.finite = tensor.name.ends_with(".weight");
+            }
+        }
+        let normalizations = {
+            let mut applied: Vec<Transform> = tensors.iter().map(|(_, tensor)| tensor.transform).collect();
+            applied.sort_unstable();
+            applied.dedup();
+            applied.retain(|transform| *transform != Transform::Copy);
+            applied
+        };
+        let runtime = Runtime::of(&facts, inventory.template.as_deref());
+        Ok(Self {
+            request,
+            family,
+            runtime,
+            blobs: order::blobs(tensors)?,
+            sidecars: order::sidecars(inventory.sidecars.clone()),
+            normalizations,
+            notes,
+            facts,
+        })
+    }
+}
+
+impl PlannedTensor {
+    fn copied(name: &str, tensor: &crate::inventory::Tensor) -> Self {
+        let length = tensor.dtype.bytes() * tensor.shape.iter().product::<u64>();
+        Self {
+            name: name.to_owned(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            sources: vec![SourceTensor { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.clone() }],
+            segments: vec![Segment { source: 0, offset: 0, length }],
+            transform: Transform::Copy,
+            scheme: None,
+            why: "no scheme was asked for",
+            finite: false,
+        }
+    }
+
+    /// How many bytes are read for it.
+    pub fn source_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// Its element type as the kernels know it; `None` for integers and the like.
+    pub fn float(&self) -> Option<Float> {
+        match self.dtype {
+            Dtype::Bf16 => Some(Float::Bf16),
+            Dtype::F16 => Some(Float::F16),
+            Dtype::F32 => Some(Float::F32),
+            _ => None,
+        }
+    }
+}
+
+fn choose(family: &Family, facts: &ModelFacts, base: Scheme, tensor: &PlannedTensor) -> Choice {
+    if tensor.float().is_none() {
+        return Choice::keep("not a float that can be quantized");
+    }
+    let source_name = family.experts.and_then(|layout| layout.source_name(&tensor.name));
+    let name = source_name.as_deref().unwrap_or(&tensor.name);
+    family.choose(&Question { base, name, shape: &tensor.shape, facts })
+}
+
+fn check_agreement(family: &Family, facts: &ModelFacts, tensors: &[(String, PlannedTensor)]) -> Result<()> {
+    let shapes = tensors.iter().map(|(_, tensor)| (tensor.name.as_str(), tensor.shape.as_slice()));
+    match family.contradictions(facts, shapes).into_iter().next() {
+        Some(sentence) => {
+            Err(Error::new(ErrorKind::Input, sentence).hint("check that `config.json` belongs to these weights"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The metadata of a blob: one entry when all its quantized tensors agree, one per tensor otherwise.
+impl PlannedBlob {
+    /// `__metadata__`, by key.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let quantized = || self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.scheme?)));
+        let entries = |prefix: String, scheme: Scheme| {
+            [
+                (format!("{prefix}quant_type"), scheme.to_string()),
+                (format!("{prefix}group_size"), scheme.group_size().to_string()),
+            ]
+        };
+        match self.uniform_scheme() {
+            Some(scheme) => entries(String::new(), scheme).into(),
+            None => quantized().flat_map(|(name, scheme)| entries(format!("{name}."), scheme)).collect(),
+        }
+    }
+
+    /// The scheme of all quantized tensors, when there are any and they agree.
+    pub fn uniform_scheme(&self) -> Option<Scheme> {
+        let mut schemes = self.tensors.iter().filter_map(|tensor| tensor.scheme);
+        let first = schemes.next()?;
+        schemes.all(|scheme| scheme == first).then_some(first)
+    }
+}

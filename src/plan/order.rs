@@ -29,12 +29,15 @@ pub(super) fn blobs(tensors: Vec<(String, PlannedTensor)>) -> Result<Vec<Planned
             PlannedBlob { name, tensors }
         })
         .partition(|blob| blob.tensors.len() == 1 && blob.tensors[0].name == blob.name);
-    let first_mode = |blobs: &[PlannedBlob]| blobs.iter().find_map(PlannedBlob::uniform_scheme).map(|scheme| scheme.mode());
-    let experts_mode = groups.iter().flat_map(|group| &group.tensors).find_map(|tensor| tensor.scheme).map(|scheme| scheme.mode());
+    let first_mode =
+        |blobs: &[PlannedBlob]| blobs.iter().find_map(PlannedBlob::uniform_scheme).map(|scheme| scheme.mode());
+    let experts_mode =
+        groups.iter().flat_map(|group| &group.tensors).find_map(|tensor| tensor.scheme).map(|scheme| scheme.mode());
     if experts_mode.is_some() && first_mode(&singles).is_some_and(|mode| Some(mode) != experts_mode) {
         // Within the groups, one that names the experts' mode leads.
-        let (mut leading, rest): (Vec<_>, Vec<_>) =
-            groups.into_iter().partition(|group| group.uniform_scheme().is_some_and(|scheme| Some(scheme.mode()) == experts_mode));
+        let (mut leading, rest): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .partition(|group| group.uniform_scheme().is_some_and(|scheme| Some(scheme.mode()) == experts_mode));
         leading.extend(rest);
         leading.append(&mut singles);
         return Ok(leading);

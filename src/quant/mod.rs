@@ -92,6 +92,19 @@ pub fn quantize_with(
     }
 }
 
+/// Checks that `input`, elements of type `float`, has neither NaN nor infinity.
+///
+/// # Errors
+/// [`NonFinite`], at the first of them.
+pub fn check_finite(float: Float, input: &[u8]) -> Result<(), NonFinite> {
+    let first = match float {
+        Float::Bf16 => float::first_non_finite::<Bf16>(input),
+        Float::F16 => float::first_non_finite::<F16>(input),
+        Float::F32 => float::first_non_finite::<F32>(input),
+    };
+    first.map_or(Ok(()), |index| Err(NonFinite { index }))
+}
+
 fn quantize_elements<E: Element>(
     scheme: Scheme,
     input: &[u8],
