@@ -85,10 +85,8 @@ mod tests {
             shape: shape.into(),
             data_offsets,
         };
-        let metadata = BTreeMap::from([
-            ("quant_type".to_owned(), "nvfp4".to_owned()),
-            ("group_size".to_owned(), "16".to_owned()),
-        ]);
+        let metadata =
+            BTreeMap::from([("quant_type".to_owned(), "nvfp4".to_owned()), ("group_size".to_owned(), "16".to_owned())]);
         let header = encode_header(
             &metadata,
             &[entry("w.weight.scale", "U8", &[2, 4], [64, 72]), entry("w.weight", "U32", &[2, 8], [0, 64])],

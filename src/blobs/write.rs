@@ -8,7 +8,7 @@ use super::Layout;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Part, PlannedBlob, PlannedTensor, Role};
 use crate::progress::Progress;
-use crate::quant::{self, Float, Quantized, Scheme};
+use crate::quant::{self, Float, NonFinite, Quantized, Scheme};
 use crate::source::Checkpoint;
 
 /// How many source bytes are read at once: small enough to stay in a core's cache on the way through the
@@ -51,7 +51,11 @@ pub fn write(
 fn sink_failed(cause: io::Error) -> Error {
     let full = matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let error = Error::new(ErrorKind::Store, "Could not write a blob").caused_by(cause);
-    if full { error.hint("free some space, then run the command again: `kiln gc` removes what nothing names") } else { error }
+    if full {
+        error.hint("free some space, then run the command again: `kiln gc` removes what nothing names")
+    } else {
+        error
+    }
 }
 
 /// A planned tensor's bytes, as they are read.
@@ -69,7 +73,10 @@ impl Source<'_> {
         for segment in &self.tensor.segments {
             let name = &self.tensor.sources[segment.source].name;
             let info = self.checkpoint.tensors().get(name).ok_or_else(|| {
-                Error::new(ErrorKind::Unexpected, format!("The plan names `{name}`, which the checkpoint does not have"))
+                Error::new(
+                    ErrorKind::Unexpected,
+                    format!("The plan names `{name}`, which the checkpoint does not have"),
+                )
             })?;
             let mut done = 0;
             while done < segment.length {
@@ -85,7 +92,14 @@ impl Source<'_> {
     }
 
     fn copy(&mut self, sink: &mut dyn Write) -> Result<()> {
-        self.read(|_, _, bytes| sink.write_all(bytes).map_err(sink_failed))
+        let tensor = self.tensor;
+        let checked = tensor.float().filter(|_| tensor.finite);
+        self.read(|source, offset, bytes| {
+            if let Some(float) = checked {
+                quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, float, source, offset, error))?;
+            }
+            sink.write_all(bytes).map_err(sink_failed)
+        })
     }
 
     /// Quantizes chunk by chunk. The first part goes straight to the sink; the kernels give all parts of a
@@ -100,15 +114,10 @@ impl Source<'_> {
         let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
         self.read(|source, offset, bytes| {
             hashers[source].update(bytes);
-            let out = scratch.quantize(bytes).map_err(|index| {
-                let index = offset / float.size() as u64 + index as u64;
-                let name = &tensor.sources[source].name;
-                Error::input(format!("`{}` is not finite at element {index}", name.escape_debug()))
-                    .hint("a NaN or an infinity cannot be quantized: repair the checkpoint, or import without `--quantize`")
-            })?;
+            let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, float, source, offset, error))?;
             sink.write_all(out.part(parts[0].role)).map_err(sink_failed)?;
-            let waiting = parts[1..].iter().zip(&mut spools);
-            waiting.map(|(part, spool)| spool.write_all(out.part(part.role)).map_err(sink_failed)).collect()
+            let mut waiting = parts[1..].iter().zip(&mut spools);
+            waiting.try_for_each(|(part, spool)| spool.write_all(out.part(part.role)).map_err(sink_failed))
         })?;
         for spool in &mut spools {
             spool.seek(SeekFrom::Start(0)).map_err(sink_failed)?;
@@ -116,6 +125,14 @@ impl Source<'_> {
         }
         Ok(hashers.iter().map(blake3::Hasher::finalize).collect())
     }
+}
+
+/// A value that is not finite, in a chunk that starts at byte `offset` of a source.
+fn not_finite(tensor: &PlannedTensor, float: Float, source: usize, offset: u64, error: NonFinite) -> Error {
+    let index = offset / float.size() as u64 + error.index as u64;
+    let name = tensor.sources[source].name.escape_debug();
+    Error::input(format!("`{name}` is not finite at element {index}"))
+        .hint("a NaN or an infinity cannot be quantized: repair the checkpoint, or import it without `--quantize`")
 }
 
 /// The kernels' output for one chunk.
@@ -132,14 +149,14 @@ impl Scratch {
         Self { scheme, float, packed: Vec::new(), scales: Vec::new(), biases: Vec::new() }
     }
 
-    /// Quantizes whole groups; the error is the index of the first element that is not finite.
-    fn quantize(&mut self, bytes: &[u8]) -> Result<&Self, usize> {
+    /// Quantizes whole groups.
+    fn quantize(&mut self, bytes: &[u8]) -> Result<&Self, NonFinite> {
         let Self { scheme, float, packed, scales, biases } = self;
         let elements = bytes.len() / float.size();
         packed.resize(scheme.packed_len(elements), 0);
         scales.resize(scheme.scales_len(elements, *float), 0);
         biases.resize(scheme.biases_len(elements, *float), 0);
-        quant::quantize(*scheme, *float, bytes, Quantized { packed, scales, biases }).map_err(|error| error.index)?;
+        quant::quantize(*scheme, *float, bytes, Quantized { packed, scales, biases })?;
         Ok(self)
     }
 
