@@ -88,9 +88,14 @@ impl Lock {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let corrupt = |cause| Error::new(ErrorKind::Corrupt, "`kiln.lock` is not a lock").caused_by(cause);
         let value = json::parse(bytes).map_err(corrupt)?;
-        if let Some(version) = value.get("schemaVersion").and_then(serde_json::Value::as_u64).filter(|&v| v != u64::from(SCHEMA_VERSION)) {
-            return Err(Error::new(ErrorKind::CouldNotCheck, format!("`kiln.lock` has the unknown schema version `{version}`"))
-                .hint("use the version of kiln that made the model, or a newer one"));
+        if let Some(version) =
+            value.get("schemaVersion").and_then(serde_json::Value::as_u64).filter(|&v| v != u64::from(SCHEMA_VERSION))
+        {
+            return Err(Error::new(
+                ErrorKind::CouldNotCheck,
+                format!("`kiln.lock` has the unknown schema version `{version}`"),
+            )
+            .hint("use the version of kiln that made the model, or a newer one"));
         }
         serde_json::from_value(value).map_err(corrupt)
     }

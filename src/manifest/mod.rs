@@ -1,1 +1,115 @@
-//! (filled below)
+//! What a manifest says, in each dialect: the config blob, the layers, and `kiln.lock`. Pure: bytes and
+//! values only.
+
+mod lock;
+mod modelpack;
+mod ollama;
+
+use std::str::FromStr;
+
+pub use lock::{EPOCH, Lock, LockedSource, LockedTensor, SCHEMA_VERSION};
+pub use ollama::ModelConfig;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Manifest, MediaType};
+
+/// How a manifest is spelled. The blobs are the same in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Docker's schema 2 with Ollama's layer names: runs after `ollama pull`.
+    #[default]
+    Ollama,
+    /// The CNCF ModelPack specification v0.0.7 on an OCI manifest: what `skopeo` and `oras` can copy.
+    ModelPack,
+}
+
+impl Dialect {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+            Self::ModelPack => "modelpack",
+        }
+    }
+
+    /// The dialect a manifest is spelled in.
+    pub fn of(manifest: &Manifest) -> Self {
+        if manifest.media_type == MediaType::DOCKER_MANIFEST { Self::Ollama } else { Self::ModelPack }
+    }
+
+    /// The layer of a file, which goes by `name` in the checkpoint.
+    pub fn layer(self, content: Content, name: &str, descriptor: Descriptor) -> Descriptor {
+        match self {
+            Self::Ollama => ollama::layer(content, name, descriptor),
+            Self::ModelPack => modelpack::layer(content, name, descriptor),
+        }
+    }
+
+    /// The config blob for `config` over these layers: its media type and its bytes.
+    pub fn config(self, config: &ModelConfig, layers: &[Descriptor]) -> (MediaType, Vec<u8>) {
+        match self {
+            Self::Ollama => (MediaType::DOCKER_CONFIG, config.to_bytes()),
+            Self::ModelPack => (modelpack::CONFIG, modelpack::config(config, layers)),
+        }
+    }
+
+    /// The manifest over a config and layers: its media type and its bytes.
+    pub fn manifest(self, config: Descriptor, layers: Vec<Descriptor>) -> (MediaType, Vec<u8>) {
+        match self {
+            Self::Ollama => (MediaType::DOCKER_MANIFEST, ollama::manifest(config, layers)),
+            Self::ModelPack => (MediaType::OCI_MANIFEST, modelpack::manifest(config, layers)),
+        }
+    }
+}
+
+impl FromStr for Dialect {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Ollama, Self::ModelPack].into_iter().find(|dialect| dialect.name() == text).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("Unknown dialect `{}`", text.escape_debug()))
+                .hint("use `ollama` or `modelpack`")
+        })
+    }
+}
+
+/// What a layer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A safetensors file with one tensor or one expert group.
+    Tensors,
+    /// A file of the checkpoint.
+    File,
+    /// `kiln.lock`.
+    Lock,
+}
+
+impl Content {
+    /// What `layer` holds, in either dialect.
+    pub fn of(layer: &Descriptor) -> Self {
+        if layer.media_type == MediaType::KILN_LOCK {
+            Self::Lock
+        } else if layer.media_type == MediaType::OLLAMA_TENSOR || layer.media_type == modelpack::WEIGHT {
+            Self::Tensors
+        } else {
+            Self::File
+        }
+    }
+}
+
+/// The name of a layer as the plan knows it, whatever the dialect; its digest when it has none.
+pub fn layer_name(layer: &Descriptor) -> String {
+    match layer.layer_name() {
+        Some(name) if layer.media_type == modelpack::WEIGHT => {
+            name.strip_suffix(".safetensors").unwrap_or(name).to_owned()
+        }
+        Some(name) => name.to_owned(),
+        None => layer.digest.to_string(),
+    }
+}
+
+/// Whether a file of the checkpoint is a licence, by its name.
+fn is_licence(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|start| name.starts_with(start))
+}
