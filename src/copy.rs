@@ -1,1 +1,244 @@
-//! (filled below)
+//! The one transfer: a model from one place to another. Blobs first, several at once, those that are
+//! there already skipped; the tag last, so that nobody ever sees a model whose blobs are missing.
+//! Push, pull and mirror are calls to [`copy`]; whoever keeps the bytes hashes them on the way in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, Digest, Manifest, Reference};
+use crate::progress::{Event, Progress};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs};
+
+/// Which way a copy goes, for those who watch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the store to a registry.
+    Push,
+    /// From a registry to the store.
+    Pull,
+    /// From a registry to a registry.
+    Mirror,
+}
+
+/// What a copy did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyReport {
+    /// The digest of the manifest, the same on both sides.
+    pub digest: Digest,
+    /// How many blobs were sent.
+    pub blobs_transferred: u64,
+    /// Their sizes in bytes.
+    pub bytes_transferred: u64,
+    /// How many blobs were there before.
+    pub blobs_skipped: u64,
+    /// How many blobs the destination linked from another of its repositories.
+    pub blobs_mounted: u64,
+}
+
+/// Copies the model `from` in `source` to `to` in `destination`, at most `concurrency` blobs at once.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when the source lacks the model or one of its blobs; [`ErrorKind::Corrupt`]
+/// when the bytes are not those of their digest, in which case the destination keeps none of them;
+/// [`ErrorKind::Usage`] when `to` is pinned to another digest; else what the two places say.
+pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
+    direction: Direction,
+    source: &S,
+    from: &Reference,
+    destination: &D,
+    to: &Reference,
+    concurrency: usize,
+    progress: &Progress,
+) -> Result<CopyReport> {
+    let (target, manifest) = resolve(source, from).await?;
+    if to.digest().is_some_and(|pinned| *pinned != target.digest) {
+        let message = format!("`{from}` has the digest `{}`, not that of `{to}`", target.digest);
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    let blobs = distinct_blobs(&Manifest::parse(&manifest)?, progress)?;
+    let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.descriptor.size));
+    progress.report(Event::Started { task: direction.task(), blobs: blobs.len() as u64, bytes });
+
+    let transfer = Transfer { direction, source, from, destination, concurrency, progress };
+    let mut outcomes = transfer.blobs(&blobs).await?;
+    match destination.tag(to, &target, &manifest).await {
+        // A blob that was there a moment ago is gone, or was there only for HEAD: look again, once.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let repaired = transfer.blobs(&blobs).await?;
+            outcomes.extend(repaired.into_iter().filter(|(_, pushed)| *pushed != Pushed::AlreadyPresent));
+            destination.tag(to, &target, &manifest).await?;
+        }
+        tagged => tagged?,
+    }
+    Ok(CopyReport::new(target.digest, &blobs, &outcomes))
+}
+
+/// The manifest that `from` names, with bytes that are those of its digest.
+async fn resolve<S: Refs>(source: &S, from: &Reference) -> Result<(Descriptor, Bytes)> {
+    let found = source.resolve(from).await?;
+    let (target, manifest) =
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no model `{from}`")))?;
+    let actual = Digest::of(&manifest);
+    for promised in std::iter::once(&target.digest).chain(from.digest()) {
+        if actual != *promised {
+            let message = format!("The manifest of `{from}` has the digest `{actual}` instead of `{promised}`");
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+    }
+    Ok((target, manifest))
+}
+
+/// The blobs of `manifest` in its order, each once.
+fn distinct_blobs(manifest: &Manifest, progress: &Progress) -> Result<Vec<Blob>> {
+    let mut sizes = BTreeMap::new();
+    let mut blobs = Vec::new();
+    for descriptor in manifest.blobs() {
+        match sizes.insert(descriptor.digest, descriptor.size) {
+            None => {
+                let gauge = Gauge { reached: AtomicU64::new(0), progress: progress.clone() };
+                blobs.push(Blob { descriptor: descriptor.clone(), gauge: Arc::new(gauge) });
+            }
+            Some(size) if size == descriptor.size => {}
+            Some(_) => {
+                let message = format!("The manifest gives two sizes for `{}`", descriptor.digest);
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
+        }
+    }
+    Ok(blobs)
+}
+
+/// A blob to copy.
+struct Blob {
+    descriptor: Descriptor,
+    gauge: Arc<Gauge>,
+}
+
+impl Blob {
+    fn name(&self) -> String {
+        self.descriptor.layer_name().map_or_else(|| self.descriptor.digest.to_string(), str::to_owned)
+    }
+}
+
+/// How far a blob has got. Bytes that are sent a second time are not reported again.
+struct Gauge {
+    reached: AtomicU64,
+    progress: Progress,
+}
+
+impl Gauge {
+    fn reach(&self, position: u64) {
+        let before = self.reached.fetch_max(position, Ordering::Relaxed);
+        if position > before {
+            self.progress.advance(position - before);
+        }
+    }
+}
+
+struct Transfer<'a, S, D> {
+    direction: Direction,
+    source: &'a S,
+    from: &'a Reference,
+    destination: &'a D,
+    concurrency: usize,
+    progress: &'a Progress,
+}
+
+impl<S: Fetch, D: Push> Transfer<'_, S, D> {
+    /// Brings all `blobs` to the destination, or fails with the first that cannot be brought.
+    async fn blobs(&self, blobs: &[Blob]) -> Result<BTreeMap<Digest, Pushed>> {
+        let transfers = blobs.iter().map(|blob| async move {
+            let pushed = self.blob(blob).await?;
+            blob.gauge.reach(blob.descriptor.size);
+            self.progress.report(Event::Blob {
+                name: blob.name(),
+                digest: blob.descriptor.digest,
+                size: blob.descriptor.size,
+                outcome: self.direction.outcome(pushed),
+            });
+            Ok((blob.descriptor.digest, pushed))
+        });
+        stream::iter(transfers).buffer_unordered(self.concurrency.max(1)).try_collect().await
+    }
+
+    async fn blob(&self, blob: &Blob) -> Result<Pushed> {
+        if self.destination.exists(&blob.descriptor).await? {
+            return Ok(Pushed::AlreadyPresent);
+        }
+        let body = SourceBody { source: self.source, from: self.from, blob };
+        self.destination.push(&blob.descriptor, &body).await.map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => {
+                let message = format!("`{}` of `{}` is not what its manifest promises", blob.name(), self.from);
+                Error::new(ErrorKind::Corrupt, message).caused_by(error)
+            }
+            _ => error,
+        })
+    }
+}
+
+/// A blob of the source, as the body of a push: it opens again at any offset.
+struct SourceBody<'a, S> {
+    source: &'a S,
+    from: &'a Reference,
+    blob: &'a Blob,
+}
+
+impl<S: Fetch> Body for SourceBody<'_, S> {
+    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+        Box::pin(async move {
+            let chunks = self.source.fetch(&self.blob.descriptor, from).await?;
+            let chunks = chunks.ok_or_else(|| {
+                let message = format!("`{}` of `{}` is missing", self.blob.name(), self.from);
+                Error::new(ErrorKind::NotFound, message)
+            })?;
+            let (gauge, mut position) = (Arc::clone(&self.blob.gauge), from);
+            Ok(Box::pin(chunks.inspect_ok(move |chunk| {
+                position += chunk.len() as u64;
+                gauge.reach(position);
+            })) as ByteStream)
+        })
+    }
+}
+
+impl Direction {
+    fn task(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Pull => "pull",
+            Self::Mirror => "copy",
+        }
+    }
+
+    fn outcome(self, pushed: Pushed) -> &'static str {
+        match (pushed, self) {
+            (Pushed::Stored, Self::Pull) => "fetched",
+            (Pushed::Stored, Self::Push | Self::Mirror) => "sent",
+            (Pushed::AlreadyPresent, _) => "present",
+            (Pushed::Mounted, _) => "mounted",
+        }
+    }
+}
+
+impl CopyReport {
+    fn new(digest: Digest, blobs: &[Blob], outcomes: &BTreeMap<Digest, Pushed>) -> Self {
+        let mut report =
+            Self { digest, blobs_transferred: 0, bytes_transferred: 0, blobs_skipped: 0, blobs_mounted: 0 };
+        for Blob { descriptor, .. } in blobs {
+            match outcomes.get(&descriptor.digest) {
+                Some(Pushed::Stored) => {
+                    report.blobs_transferred += 1;
+                    report.bytes_transferred += descriptor.size;
+                }
+                Some(Pushed::Mounted) => report.blobs_mounted += 1,
+                Some(Pushed::AlreadyPresent) | None => report.blobs_skipped += 1,
+            }
+        }
+        report
+    }
+}

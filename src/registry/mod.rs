@@ -1,1 +1,218 @@
-//! (filled below)
+//! One repository of one registry over HTTP, as OCI distribution-spec v1.1.1 has it: credentials,
+//! uploads, downloads, manifests, and what to do when any of it breaks. It never sees the local store:
+//! it is one of the places that [`crate::copy`] moves content between.
+//!
+//! HTTPS, unless the user asked for plain HTTP, or the registry is on this machine and speaks it.
+//! Proxies are those of the environment, as for every program, and never for this machine.
+
+mod address;
+mod auth;
+mod bounded;
+mod client;
+mod credential;
+mod docker_config;
+mod download;
+mod failure;
+mod manifests;
+mod outgoing;
+mod upload;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH};
+use reqwest::{Method, StatusCode, Url};
+
+pub use credential::{Anonymous, Credential, Keychain};
+pub use docker_config::DockerConfig;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::{Descriptor, MAX_MANIFEST_SIZE, Reference};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
+use auth::{Access, Authorizer};
+use client::{Call, Client};
+use failure::Failure;
+
+/// How to speak to a registry.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Speak plain HTTP. Without it, only to this machine, and only if nothing better is spoken there.
+    pub plain_http: bool,
+    /// A PEM file with certificate authorities to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// How many blobs are moved at once; as many connections are kept.
+    pub concurrency: usize,
+    /// How long the other side may be silent while data moves.
+    pub idle_timeout: Duration,
+    /// How long it may be silent after it has taken everything: it is storing many gigabytes.
+    pub closing_timeout: Duration,
+    /// The wait before the second attempt; it doubles with each.
+    pub first_pause: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            ca: None,
+            concurrency: 4,
+            idle_timeout: Duration::from_secs(60),
+            closing_timeout: Duration::from_secs(600),
+            first_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// One repository on one registry; cheap to clone. Nothing is sent before the first request.
+#[derive(Clone)]
+pub struct Remote(Arc<Repository>);
+
+struct Repository {
+    client: Client,
+    path: String,
+}
+
+impl Remote {
+    /// The repository that `reference` is in, with the credentials `keychain` has for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when no registry is named, or [`Options::ca`] cannot be used.
+    pub fn new(reference: &Reference, keychain: Arc<dyn Keychain>, options: &Options) -> Result<Self> {
+        let path = reference.path().to_owned();
+        let client = Client::new(reference.require_host()?, Authorizer::new(&path, keychain), options)?;
+        Ok(Self(Arc::new(Repository { client, path })))
+    }
+
+    /// A reference to another repository has no place here.
+    fn require_own(&self, reference: &Reference) -> Result<()> {
+        if reference.host() == Some(self.0.client.host()) && reference.path() == self.0.path {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unexpected, format!("`{reference}` is not in the repository `{}`", self.0)))
+    }
+}
+
+/// Whether the registry at `host` accepts `credential`.
+///
+/// # Errors
+/// [`ErrorKind::Unauthorized`] when it does not; [`ErrorKind::Registry`] when it cannot be asked.
+pub async fn ping(host: &str, credential: &Credential, options: &Options) -> Result<()> {
+    let keychain = Arc::new(credential::Fixed(credential.clone()));
+    let client = Client::new(host, Authorizer::new("", keychain), options)?;
+    client
+        .persist(|| async {
+            let call = Call::new(Method::GET, client.base().await?.clone(), Access::Login);
+            let response = client.exchange(&call).await?;
+            if response.status() == StatusCode::OK { Ok(()) } else { Err(client.refused(&call, response).await) }
+        })
+        .await?;
+    Ok(())
+}
+
+impl Repository {
+    /// The address of `rest` in this repository.
+    async fn url(&self, rest: &str) -> Result<Url, Failure> {
+        let path = format!("{}/{rest}", self.path);
+        self.client.base().await?.join(&path).map_err(|cause| {
+            Error::new(ErrorKind::Usage, format!("Not a repository: `{self}`")).caused_by(cause).into()
+        })
+    }
+
+    /// Whether `target` is there, with its size.
+    async fn is_present(&self, target: &Descriptor) -> Result<bool, Failure> {
+        let is_manifest = target.media_type.is_manifest() || target.media_type.is_index();
+        let kind = if is_manifest { "manifests" } else { "blobs" };
+        let url = self.url(&format!("{kind}/{}", target.digest)).await?;
+        let mut call = Call::new(Method::HEAD, url, Access::Pull);
+        if is_manifest {
+            call = call.header(ACCEPT, manifests::ACCEPTED);
+        }
+        let response = self.client.exchange(&call).await?;
+        match response.status() {
+            StatusCode::OK => {
+                // A reply to HEAD has no body; its length is only in the header.
+                let length =
+                    response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+                Ok(length.is_none_or(|length: u64| length == target.size))
+            }
+            StatusCode::NOT_FOUND => Ok(false),
+            // Credentials that may write and not look, or a registry without HEAD: the upload decides.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
+            _ => Err(self.client.refused(&call, response).await),
+        }
+    }
+}
+
+impl Fetch for Remote {
+    async fn exists(&self, target: &Descriptor) -> Result<bool> {
+        Ok(self.0.client.persist(|| self.0.is_present(target)).await?)
+    }
+
+    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+        if !(target.media_type.is_manifest() || target.media_type.is_index()) {
+            return self.0.download(target, from).await;
+        }
+        let Some((_, mut bytes)) = self.0.manifest(&target.digest.to_string()).await? else { return Ok(None) };
+        // An offset past the end leaves nothing.
+        let rest = bytes.split_off(usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len()));
+        Ok(Some(Box::pin(futures_util::stream::iter([Ok(rest)]))))
+    }
+}
+
+impl Push for Remote {
+    async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
+        if !(expected.media_type.is_manifest() || expected.media_type.is_index()) {
+            return self.0.upload(expected, body).await;
+        }
+        let mut verifier = Verifier::new(expected);
+        let mut bytes = BytesMut::new();
+        let mut source = body.open(0).await?;
+        while let Some(chunk) = source.try_next().await? {
+            verifier.update(&chunk)?;
+            if verifier.seen() > MAX_MANIFEST_SIZE {
+                return Err(Error::new(ErrorKind::Registry, "The manifest is larger than 4 MiB"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        verifier.finish()?;
+        self.0.put_manifest(&expected.digest.to_string(), &expected.media_type, &bytes.freeze()).await?;
+        Ok(Pushed::Stored)
+    }
+}
+
+impl Refs for Remote {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<(Descriptor, Bytes)>> {
+        self.require_own(reference)?;
+        match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => self.0.manifest(&digest.to_string()).await,
+            (None, Some(tag)) => self.0.manifest(tag).await,
+            (None, None) => Ok(None),
+        }
+    }
+
+    async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
+        self.require_own(reference)?;
+        if reference.digest().is_some_and(|pinned| *pinned != target.digest) {
+            let message = format!("The manifest for `{reference}` has another digest, `{}`", target.digest);
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+        let name = reference.tag().map_or_else(|| target.digest.to_string(), str::to_owned);
+        self.0.put_manifest(&name, &target.media_type, manifest).await
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.client.host(), self.path)
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({})", self.0)
+    }
+}

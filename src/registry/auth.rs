@@ -1,0 +1,394 @@
+//! Answers to a registry's challenges. Nothing is sent before the registry asks; then a Bearer token
+//! is fetched where it says, or Basic is used. Tokens are kept per access until they expire, and
+//! whoever comes while one is fetched waits for that one.
+//!
+//! The token protocol is distribution's: <https://distribution.github.io/distribution/spec/auth/token/>
+//! and <https://distribution.github.io/distribution/spec/auth/oauth/>.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Method, StatusCode, Url};
+use tokio::sync::Mutex;
+
+use super::bounded;
+use super::client::{Call, Client, Grant};
+use super::credential::{Credential, Keychain};
+use super::failure::{Failure, address};
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+
+/// The largest reply of a token service that is read.
+const MAX_TOKEN_SIZE: u64 = 64 << 10;
+/// How long a token lasts when the service does not say (the specification's default).
+const DEFAULT_LIFETIME: u64 = 60;
+/// A token is renewed this long before it expires, or at half its life if that is later.
+const MARGIN: Duration = Duration::from_secs(10);
+/// No token is believed to last longer.
+const LONGEST_LIFETIME: u64 = 24 * 3600;
+
+/// What a request wants to do; an access token is good for one of these, or for less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Access {
+    /// Only to be known.
+    Login,
+    /// To read.
+    Pull,
+    /// To read and write.
+    Push,
+}
+
+/// The credentials for one repository of one registry, and the tokens bought with them.
+pub(super) struct Authorizer {
+    repository: String,
+    keychain: Arc<dyn Keychain>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    credential: Option<Option<Credential>>,
+    scheme: Option<Scheme>,
+    tokens: BTreeMap<Access, Token>,
+}
+
+/// How the registry wants to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scheme {
+    Basic,
+    Bearer(Service),
+}
+
+/// A token service, as a challenge names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Service {
+    realm: String,
+    service: Option<String>,
+    scopes: BTreeSet<String>,
+}
+
+struct Token {
+    header: HeaderValue,
+    renew: Instant,
+}
+
+impl Authorizer {
+    pub(super) fn new(repository: &str, keychain: Arc<dyn Keychain>) -> Self {
+        Self { repository: repository.to_owned(), keychain, state: Mutex::default() }
+    }
+
+    /// The header for a request, if the registry is known to want one.
+    pub(super) async fn header(&self, client: &Client, access: Access) -> Result<Option<HeaderValue>, Failure> {
+        let mut state = self.state.lock().await;
+        match state.scheme.clone() {
+            None => Ok(None),
+            Some(Scheme::Basic) => self.basic(&mut state, client).await,
+            Some(Scheme::Bearer(service)) => {
+                if let Some(header) = state.valid(access) {
+                    return Ok(Some(header));
+                }
+                self.fetch(&mut state, client, &service, access).await.map(Some)
+            }
+        }
+    }
+
+    /// The header that answers the challenges in `reply`, the headers of a 401 to a request that was
+    /// sent with the header `refused`; `None` when we have no better one.
+    pub(super) async fn answer(
+        &self,
+        client: &Client,
+        access: Access,
+        reply: &HeaderMap,
+        refused: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Failure> {
+        let mut state = self.state.lock().await;
+        if let Some(header) = state.valid(access).filter(|header| Some(header) != refused) {
+            return Ok(Some(header));
+        }
+        let scheme = challenge(reply);
+        state.scheme.clone_from(&scheme);
+        match scheme {
+            None => Ok(None),
+            Some(Scheme::Basic) => {
+                let header = self.basic(&mut state, client).await?;
+                Ok(header.filter(|header| Some(header) != refused))
+            }
+            Some(Scheme::Bearer(service)) => self.fetch(&mut state, client, &service, access).await.map(Some),
+        }
+    }
+
+    async fn basic(&self, state: &mut State, client: &Client) -> Result<Option<HeaderValue>, Failure> {
+        Ok(match self.credential(state, client).await? {
+            Some(Credential::Basic { user, password }) => Some(basic_header(&user, &password)?),
+            Some(Credential::IdentityToken(_)) | None => None,
+        })
+    }
+
+    async fn credential(&self, state: &mut State, client: &Client) -> Result<Option<Credential>> {
+        if let Some(credential) = &state.credential {
+            return Ok(credential.clone());
+        }
+        let (keychain, host) = (Arc::clone(&self.keychain), client.host().to_owned());
+        let asked = tokio::task::spawn_blocking(move || keychain.credential(&host)).await;
+        let credential = asked.map_err(|cause| {
+            Error::new(ErrorKind::Unexpected, format!("The keychain failed for `{}`", client.host())).caused_by(cause)
+        })??;
+        state.credential = Some(credential.clone());
+        Ok(credential)
+    }
+
+    /// A new token for `access`.
+    async fn fetch(
+        &self,
+        state: &mut State,
+        client: &Client,
+        service: &Service,
+        access: Access,
+    ) -> Result<HeaderValue, Failure> {
+        let credential = self.credential(state, client).await?;
+        let realm = client.realm(&service.realm).await?;
+        let scopes = self.scopes(service, access);
+        let reply = match credential {
+            Some(Credential::IdentityToken(token)) => {
+                match self.trade(client, &realm, service, &scopes, &token).await {
+                    // A service without OAuth 2 takes the token as a password.
+                    Err(failure)
+                        if matches!(failure.status(), Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)) =>
+                    {
+                        let header = basic_header("<token>", &token)?;
+                        self.ask(client, &realm, service, &scopes, Some(header)).await?
+                    }
+                    traded => traded?,
+                }
+            }
+            Some(Credential::Basic { user, password }) => {
+                self.ask(client, &realm, service, &scopes, Some(basic_header(&user, &password)?)).await?
+            }
+            None => self.ask(client, &realm, service, &scopes, None).await?,
+        };
+        let token = Token::parse(&reply).ok_or_else(|| {
+            Error::new(ErrorKind::Registry, format!("The token service `{}` gave no token", address(&realm)))
+        })?;
+        let header = token.header.clone();
+        state.tokens.insert(access, token);
+        Ok(header)
+    }
+
+    /// `GET realm?service=…&scope=…`, with Basic if we have credentials.
+    async fn ask(
+        &self,
+        client: &Client,
+        realm: &Url,
+        service: &Service,
+        scopes: &BTreeSet<String>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Bytes, Failure> {
+        let mut url = realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            query.extend_pairs(service.service.iter().map(|name| ("service", name)));
+            query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
+        }
+        let call = Call::new(Method::GET, url, Access::Login);
+        self.token_reply(client, call, authorization).await
+    }
+
+    /// The OAuth 2 way to a token: `POST realm` with an identity token.
+    async fn trade(
+        &self,
+        client: &Client,
+        realm: &Url,
+        service: &Service,
+        scopes: &BTreeSet<String>,
+        token: &str,
+    ) -> Result<Bytes, Failure> {
+        let mut form = realm.clone();
+        form.set_query(None);
+        {
+            let mut fields = form.query_pairs_mut();
+            fields.append_pair("grant_type", "refresh_token").append_pair("client_id", "kiln");
+            fields.append_pair("refresh_token", token);
+            fields.extend_pairs(service.service.iter().map(|name| ("service", name)));
+            if !scopes.is_empty() {
+                let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+                fields.append_pair("scope", &scopes.join(" "));
+            }
+        }
+        let body = Bytes::from(form.query().unwrap_or_default().to_owned());
+        let call = Call::new(Method::POST, realm.clone(), Access::Login)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+            .bytes(body);
+        self.token_reply(client, call, None).await
+    }
+
+    async fn token_reply(
+        &self,
+        client: &Client,
+        call: Call<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Bytes, Failure> {
+        let grant = authorization.map(|header| Grant { to: call.url().clone(), header });
+        let response = client.transmit(&call, grant.as_ref()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(client.refused(&call, response).await);
+        }
+        bounded::read(response, MAX_TOKEN_SIZE, client.idle()).await
+    }
+
+    /// What to ask for: what the challenge said, and what this access needs.
+    fn scopes(&self, service: &Service, access: Access) -> BTreeSet<String> {
+        let mut scopes = service.scopes.clone();
+        match access {
+            Access::Login => None,
+            Access::Pull => Some("pull"),
+            Access::Push => Some("pull,push"),
+        }
+        .map(|actions| scopes.insert(format!("repository:{}:{actions}", self.repository)));
+        scopes
+    }
+}
+
+impl State {
+    /// A token that is good for `access` and will last.
+    fn valid(&self, access: Access) -> Option<HeaderValue> {
+        let now = Instant::now();
+        let token = self.tokens.range(access..).map(|(_, token)| token).find(|token| token.renew > now)?;
+        Some(token.header.clone())
+    }
+}
+
+impl Token {
+    /// The token in a service's reply: `token` or `access_token`, `expires_in` seconds.
+    fn parse(reply: &[u8]) -> Option<Self> {
+        let reply = json::parse(reply).ok()?;
+        let text = ["token", "access_token"].iter().find_map(|key| reply[key].as_str().filter(|t| !t.is_empty()))?;
+        let lifetime = reply["expires_in"].as_u64().unwrap_or(DEFAULT_LIFETIME);
+        let lifetime = Duration::from_secs(lifetime.min(LONGEST_LIFETIME));
+        let header = secret(&format!("Bearer {text}")).ok()?;
+        Some(Self { header, renew: Instant::now() + lifetime - MARGIN.min(lifetime / 2) })
+    }
+}
+
+/// The challenge we answer among those of a 401: Bearer before Basic, whatever their order.
+fn challenge(reply: &HeaderMap) -> Option<Scheme> {
+    let mut basic = None;
+    for value in reply.get_all(WWW_AUTHENTICATE) {
+        let Some(challenges) = value.to_str().ok().and_then(|text| http_auth::parse_challenges(text).ok()) else {
+            continue;
+        };
+        for challenge in challenges {
+            let parameter = |name: &str| {
+                let mut found = challenge.params.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.next().map(|(_, value)| value.to_unescaped())
+            };
+            if challenge.scheme.eq_ignore_ascii_case("bearer")
+                && let Some(realm) = parameter("realm")
+            {
+                let scopes = parameter("scope").unwrap_or_default();
+                let scopes = scopes.split_whitespace().map(str::to_owned).collect();
+                return Some(Scheme::Bearer(Service { realm, service: parameter("service"), scopes }));
+            }
+            if challenge.scheme.eq_ignore_ascii_case("basic") {
+                basic = Some(Scheme::Basic);
+            }
+        }
+    }
+    basic
+}
+
+fn basic_header(user: &str, password: &str) -> Result<HeaderValue> {
+    secret(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// A header value that does not print.
+fn secret(text: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| Error::new(ErrorKind::Registry, "A token with characters that no header can carry"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge_of(values: &[&'static str]) -> Option<Scheme> {
+        let values = values.iter().map(|value| (WWW_AUTHENTICATE, HeaderValue::from_static(value)));
+        challenge(&values.collect())
+    }
+
+    fn bearer(realm: &str, service: Option<&str>, scopes: &[&str]) -> Option<Scheme> {
+        let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        Some(Scheme::Bearer(Service { realm: realm.to_owned(), service: service.map(str::to_owned), scopes }))
+    }
+
+    #[test]
+    fn bearer_is_preferred_to_basic_wherever_it_stands() {
+        let expected = bearer("https://t.example/a,b", Some("reg"), &["repository:a/b:pull,push"]);
+        let text = r#"Bearer realm="https://t.example/a,b",service="reg",scope="repository:a/b:pull,push""#;
+        assert_eq!(challenge_of(&[text]), expected);
+        assert_eq!(challenge_of(&[r#"Basic realm="x""#, text]), expected);
+        let both =
+            r#"Basic realm="x", bearer realm="https://t.example/a,b", service=reg, scope="repository:a/b:pull,push""#;
+        assert_eq!(challenge_of(&[both]), expected);
+        assert_eq!(
+            challenge_of(&[r#"Bearer realm="https://t.example",scope="a:b:c d:e:f",error="insufficient_scope""#]),
+            bearer("https://t.example", None, &["a:b:c", "d:e:f"])
+        );
+    }
+
+    #[test]
+    fn a_challenge_we_cannot_answer_is_none() {
+        assert_eq!(challenge_of(&[]), None);
+        assert_eq!(challenge_of(&[r#"Negotiate"#, r#"Digest realm="x", nonce="y""#]), None);
+        assert_eq!(challenge_of(&[r#"Bearer service="no realm""#]), None);
+        assert_eq!(challenge_of(&[r#"Bearer realm="#, r#"Basic realm="test""#]), Some(Scheme::Basic));
+    }
+
+    #[test]
+    fn a_token_is_renewed_before_it_expires() {
+        let left = |reply: &str| {
+            let token = Token::parse(reply.as_bytes()).unwrap();
+            (token.renew - Instant::now()).as_secs_f64().round() as u64
+        };
+        assert_eq!(left(r#"{"token":"a"}"#), 50);
+        assert_eq!(left(r#"{"access_token":"a","expires_in":300}"#), 290);
+        assert_eq!(left(r#"{"token":"a","expires_in":4}"#), 2);
+        assert_eq!(left(r#"{"token":"a","expires_in":18446744073709551615}"#), LONGEST_LIFETIME - 10);
+        for reply in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":1}"#] {
+            assert!(Token::parse(reply.as_bytes()).is_none(), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_token_to_push_is_good_to_pull_and_not_the_other_way() {
+        let token = || Token::parse(br#"{"token":"a"}"#).unwrap();
+        let mut state = State::default();
+        state.tokens.insert(Access::Pull, token());
+        assert!(state.valid(Access::Push).is_none());
+        state.tokens.insert(Access::Push, token());
+        state.tokens.remove(&Access::Pull);
+        assert!(state.valid(Access::Pull).is_some());
+    }
+
+    #[test]
+    fn the_scope_is_the_challenges_and_ours() {
+        let authorizer = Authorizer::new("a/b", Arc::new(super::super::Anonymous));
+        let service = Service { realm: String::new(), service: None, scopes: ["other".to_owned()].into() };
+        let scopes = |access| authorizer.scopes(&service, access).into_iter().collect::<Vec<_>>();
+        assert_eq!(scopes(Access::Login), ["other"]);
+        assert_eq!(scopes(Access::Pull), ["other", "repository:a/b:pull"]);
+        assert_eq!(scopes(Access::Push), ["other", "repository:a/b:pull,push"]);
+    }
+
+    #[test]
+    fn a_header_does_not_print_its_secret() {
+        assert_eq!(basic_header("alice", "s3cret").unwrap(), "Basic YWxpY2U6czNjcmV0");
+        assert_eq!(format!("{:?}", basic_header("alice", "s3cret").unwrap()), "Sensitive");
+    }
+}

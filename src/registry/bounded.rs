@@ -1,0 +1,33 @@
+//! The one reader of replies that are kept in memory: manifests, tokens, error texts. It stops at a
+//! bound, whatever length the other side announces, and does not wait for ever.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Response;
+use tokio::time::timeout;
+
+use super::failure::Failure;
+use crate::error::{Error, ErrorKind};
+
+/// The whole body of `response`, at most `limit` bytes, with at most `idle` between two of its parts.
+pub(super) async fn read(mut response: Response, limit: u64, idle: Duration) -> Result<Bytes, Failure> {
+    let too_large = || Error::new(ErrorKind::Registry, format!("The registry's reply is larger than {limit} bytes"));
+    let broken = || Error::new(ErrorKind::Registry, "The registry's reply broke off");
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(too_large().into());
+    }
+    let mut body = BytesMut::new();
+    loop {
+        let chunk = match timeout(idle, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return Ok(body.freeze()),
+            Ok(Err(cause)) => return Err(Failure::passing(broken().caused_by(cause.without_url()))),
+            Err(elapsed) => return Err(Failure::passing(broken().caused_by(elapsed))),
+        };
+        if (body.len() + chunk.len()) as u64 > limit {
+            return Err(too_large().into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+}

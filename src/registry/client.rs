@@ -1,0 +1,293 @@
+//! The HTTP client of one registry: one place that attaches credentials, follows redirects, watches
+//! for a stalled peer and tries again. The registry's credentials go to the registry's own origin
+//! (scheme, host, port) and nowhere else.
+
+use std::future::Future;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Method, Response, StatusCode, Url};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::Options;
+use super::address::Address;
+use super::auth::{Access, Authorizer};
+use super::failure::Failure;
+use super::outgoing::Outgoing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Descriptor;
+use crate::storage::Body;
+
+/// How many redirects are followed for one request.
+const MAX_REDIRECTS: usize = 5;
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a request is sent at most.
+const ATTEMPTS: usize = 5;
+/// The longest wait between two attempts that we choose ourselves.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A request that can be sent more than once.
+pub(super) struct Call<'a> {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    payload: Payload<'a>,
+    access: Access,
+    closing: bool,
+}
+
+#[derive(Clone)]
+enum Payload<'a> {
+    None,
+    Bytes(Bytes),
+    Blob(&'a Descriptor, &'a dyn Body),
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: Method, url: Url, access: Access) -> Self {
+        Self { method, url, headers: HeaderMap::new(), payload: Payload::None, access, closing: false }
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// The same request with a small body.
+    pub(super) fn bytes(mut self, body: Bytes) -> Self {
+        self.payload = Payload::Bytes(body);
+        self
+    }
+
+    /// The same request with a blob as its body: opened anew each time, and sent to its end only if
+    /// the bytes are those of `expected`.
+    pub(super) fn blob(mut self, expected: &'a Descriptor, body: &'a dyn Body) -> Self {
+        self.payload = Payload::Blob(expected, body);
+        self
+    }
+
+    /// The same request, whose answer may take minutes without a byte: the registry is storing.
+    pub(super) fn closing(mut self) -> Self {
+        self.closing = true;
+        self
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+/// A header with credentials, and the only place it is for.
+pub(super) struct Grant {
+    /// A URL of the origin that may see the header.
+    pub(super) to: Url,
+    pub(super) header: HeaderValue,
+}
+
+/// One registry.
+pub(super) struct Client {
+    http: reqwest::Client,
+    address: Address,
+    base: OnceCell<Url>,
+    authorizer: Authorizer,
+    options: Options,
+}
+
+impl Client {
+    pub(super) fn new(host: &str, authorizer: Authorizer, options: &Options) -> Result<Self> {
+        // `reqwest` takes the process's provider and has none of its own; another one that the
+        // program has installed before serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let address = Address::new(host, options.plain_http)?;
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+            .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
+            .redirect(Policy::none())
+            .referer(false)
+            // Over HTTP/2 all blobs would share one TCP connection and its window.
+            .http1_only()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(options.concurrency);
+        if address.is_loopback() {
+            http = http.no_proxy();
+        }
+        if let Some(path) = &options.ca {
+            let invalid = |message| Error::new(ErrorKind::Usage, format!("{message}: `{}`", path.display()));
+            let pem =
+                std::fs::read(path).map_err(|cause| invalid("Could not read the certificates").caused_by(cause))?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .map_err(|cause| invalid("Not certificates in PEM").caused_by(cause))?;
+            if certificates.is_empty() {
+                return Err(invalid("No certificate in PEM"));
+            }
+            http = http.tls_certs_merge(certificates);
+        }
+        let http = http
+            .build()
+            .map_err(|cause| Error::new(ErrorKind::Unexpected, "Could not set up the HTTP client").caused_by(cause))?;
+        Ok(Self { http, address, base: OnceCell::new(), authorizer, options: options.clone() })
+    }
+
+    pub(super) fn host(&self) -> &str {
+        self.address.host()
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        self.options.idle_timeout
+    }
+
+    /// The root of the registry's API, `…/v2/`.
+    ///
+    /// It is HTTPS, unless the user asked for plain HTTP or the registry is on this machine and
+    /// speaks it. The latter is found out by asking, without credentials: a TLS server answers a
+    /// plain request with 400 or not in HTTP at all.
+    pub(super) async fn base(&self) -> Result<&Url, Failure> {
+        self.base
+            .get_or_try_init(|| async {
+                let plain = self.address.base("http")?;
+                if self.address.plain_http() || self.address.is_loopback() && self.speaks_plain(&plain).await? {
+                    return Ok(plain);
+                }
+                Ok(self.address.base("https")?)
+            })
+            .await
+    }
+
+    async fn speaks_plain(&self, base: &Url) -> Result<bool, Failure> {
+        match timeout(self.idle(), self.http.get(base.clone()).send()).await {
+            Ok(Ok(response)) => Ok(response.status() != StatusCode::BAD_REQUEST),
+            Ok(Err(cause)) if cause.is_connect() => Err(Failure::transport(&Method::GET, base, cause)),
+            Ok(Err(_)) => Ok(false),
+            Err(_) => Err(Failure::stalled(&Method::GET, base, self.idle())),
+        }
+    }
+
+    /// The address of a token service that a challenge names.
+    pub(super) async fn realm(&self, realm: &str) -> Result<Url, Failure> {
+        Ok(self.address.realm(self.base().await?, realm)?)
+    }
+
+    /// The address in the `Location` of `response`.
+    pub(super) fn location(&self, response: &Response) -> Result<Url> {
+        let location = response.headers().get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        let location = location.ok_or_else(|| {
+            Error::new(ErrorKind::Registry, format!("The registry `{}` names no address to go on at", self.host()))
+        })?;
+        self.address.follow(response.url(), location)
+    }
+
+    /// Sends `call`, once more with fresh credentials if the registry wants other ones, and gives
+    /// back whatever it answers then.
+    pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Response, Failure> {
+        let base = self.base().await?;
+        let grant = |header: Option<HeaderValue>| header.map(|header| Grant { to: base.clone(), header });
+        let sent = self.authorizer.header(self, call.access).await?;
+        let response = self.transmit(call, grant(sent.clone()).as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != base.origin() {
+            return Ok(response);
+        }
+        match self.authorizer.answer(self, call.access, response.headers(), sent.as_ref()).await? {
+            None => Ok(response),
+            fresh => self.transmit(call, grant(fresh).as_ref()).await,
+        }
+    }
+
+    /// Sends `call` and follows redirects.
+    pub(super) async fn transmit(&self, call: &Call<'_>, grant: Option<&Grant>) -> Result<Response, Failure> {
+        let (mut method, mut url, mut payload) = (call.method.clone(), call.url.clone(), call.payload.clone());
+        for _ in 0..=MAX_REDIRECTS {
+            let authorization = grant.filter(|grant| grant.to.origin() == url.origin()).map(|grant| &grant.header);
+            let response = self.send(call, &method, &url, &payload, authorization).await?;
+            match response.status() {
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
+                StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND
+                    if method == Method::GET || method == Method::HEAD => {}
+                StatusCode::SEE_OTHER => {
+                    method = if method == Method::HEAD { method } else { Method::GET };
+                    payload = Payload::None;
+                }
+                _ => return Ok(response),
+            }
+            url = self.location(&response)?;
+        }
+        let message =
+            format!("More than {MAX_REDIRECTS} redirects: {}", super::failure::shown(&call.method, &call.url));
+        Err(Error::new(ErrorKind::Registry, message).into())
+    }
+
+    async fn send(
+        &self,
+        call: &Call<'_>,
+        method: &Method,
+        url: &Url,
+        payload: &Payload<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.http.request(method.clone(), url.clone()).headers(call.headers.clone());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let transport = |cause| Failure::transport(method, url, cause);
+        let patience = if call.closing { self.options.closing_timeout } else { self.idle() };
+        let answer = match payload {
+            Payload::Blob(expected, body) => {
+                let outgoing = Outgoing::open(expected, *body).await?;
+                let watch = outgoing.watch();
+                let request = request.header(CONTENT_LENGTH, expected.size).body(outgoing.into_body());
+                tokio::select! {
+                    // The source's own error explains more than the request that it broke.
+                    answer = request.send() => match watch.fault() {
+                        Some(fault) => return Err(fault.into()),
+                        None => answer,
+                    },
+                    stalled = watch.stalled(self.idle(), patience) => return Err(Failure::stalled(method, url, stalled)),
+                }
+            }
+            Payload::None | Payload::Bytes(_) => {
+                request = match payload {
+                    Payload::Bytes(body) => request.body(body.clone()),
+                    _ if *method == Method::POST => request.header(CONTENT_LENGTH, 0),
+                    _ => request,
+                };
+                timeout(patience, request.send()).await.map_err(|_| Failure::stalled(method, url, patience))?
+            }
+        };
+        answer.map_err(transport)
+    }
+
+    /// The failure that an unexpected answer to `call` is.
+    pub(super) async fn refused(&self, call: &Call<'_>, response: Response) -> Failure {
+        // A redirect led to storage whose signed address has expired: a new one helps.
+        let expired = response.status() == StatusCode::FORBIDDEN && response.url().origin() != call.url.origin();
+        let failure = Failure::refused(&call.method, self.host(), response, self.idle()).await;
+        if expired { failure.passes() } else { failure }
+    }
+
+    /// The waits between attempts.
+    pub(super) fn pauses(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_min_delay(self.options.first_pause)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_max_times(ATTEMPTS - 1)
+            .with_jitter()
+    }
+
+    /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times, and waits
+    /// in between as long as the registry asked, or longer each time.
+    pub(super) async fn persist<T, F, A>(&self, attempt: A) -> Result<T, Failure>
+    where
+        A: FnMut() -> F,
+        F: Future<Output = Result<T, Failure>>,
+    {
+        attempt
+            .retry(self.pauses())
+            .when(Failure::may_pass)
+            .adjust(|failure, pause| pause.map(|pause| failure.after().unwrap_or_default().max(pause)))
+            .await
+    }
+}

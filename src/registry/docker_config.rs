@@ -1,0 +1,250 @@
+//! Docker's `config.json`: the credentials that `docker login`, `crane`, `oras` and `skopeo` share.
+//! Read whole, changed in one place, written in one step with mode 0600; what is not ours stays.
+//!
+//! <https://docs.docker.com/reference/cli/docker/login/#credential-stores>.
+
+use std::fs;
+use std::io::{ErrorKind as IoErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::credential::{Credential, Keychain};
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+
+/// The key under which Docker keeps the credentials of Docker Hub.
+const HUB: &str = "https://index.docker.io/v1/";
+/// The user that a helper names when the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+
+/// Docker's configuration file, and the credential helpers it names.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    path: PathBuf,
+}
+
+impl DockerConfig {
+    /// The file at `path`, which need not exist: `$DOCKER_CONFIG/config.json`, or `config.json` in
+    /// `.docker` in the home directory.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps a password for `host`: with the credential helper that the file names for it, else in the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] when the file or the helper does not take it.
+    pub fn login(&self, host: &str, user: &str, password: &str) -> Result<()> {
+        let mut config = self.read()?;
+        let key = key_of(host);
+        let entry = match helper_of(&config, host) {
+            Some(helper) => {
+                let secret = json!({ "ServerURL": key, "Username": user, "Secret": password });
+                run(&helper, "store", &json::to_canonical(&secret))?;
+                json!({})
+            }
+            None => json!({ "auth": BASE64_STANDARD.encode(format!("{user}:{password}")) }),
+        };
+        let mut auths = take_auths(&mut config);
+        auths.retain(|name, _| !is_for(name, host));
+        auths.insert(key, entry);
+        config.insert("auths".to_owned(), Value::Object(auths));
+        self.write(&config)
+    }
+
+    /// Forgets what is kept for `host`; says whether there was anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] when the file cannot be changed or the helper fails.
+    pub fn logout(&self, host: &str) -> Result<bool> {
+        let mut config = self.read()?;
+        let mut known = false;
+        if let Some(helper) = helper_of(&config, host)
+            && from_helper(&helper, host)?.is_some()
+        {
+            run(&helper, "erase", key_of(host).as_bytes())?;
+            known = true;
+        }
+        let mut auths = take_auths(&mut config);
+        let before = auths.len();
+        auths.retain(|name, _| !is_for(name, host));
+        if auths.len() < before {
+            known = true;
+            config.insert("auths".to_owned(), Value::Object(auths));
+            self.write(&config)?;
+        }
+        Ok(known)
+    }
+
+    fn read(&self) -> Result<Map<String, Value>> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == IoErrorKind::NotFound => return Ok(Map::new()),
+            Err(cause) => return Err(Error::io(ErrorKind::Unauthorized, "read the credentials", &self.path, cause)),
+        };
+        let malformed =
+            || Error::new(ErrorKind::Unauthorized, format!("Not a Docker configuration: `{}`", self.path.display()));
+        if text.trim_ascii().is_empty() {
+            return Ok(Map::new());
+        }
+        match json::parse(&text).map_err(|cause| malformed().caused_by(cause))? {
+            Value::Object(config) => Ok(config),
+            _ => Err(malformed()),
+        }
+    }
+
+    fn write(&self, config: &Map<String, Value>) -> Result<()> {
+        let failed = |cause| Error::io(ErrorKind::Unauthorized, "save the credentials", &self.path, cause);
+        // A file that is a link stays one.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(failed)?;
+        // A temporary file is made with mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        let mut text = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+        serde::Serialize::serialize(config, &mut serde_json::Serializer::with_formatter(&mut text, formatter))
+            .map_err(|cause| failed(cause.into()))?;
+        text.push(b'\n');
+        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}
+
+impl Keychain for DockerConfig {
+    fn credential(&self, host: &str) -> Result<Option<Credential>> {
+        let config = self.read()?;
+        if let Some(helper) = helper_of(&config, host)
+            && let Some(credential) = from_helper(&helper, host)?
+        {
+            return Ok(Some(credential));
+        }
+        let entries = config.get("auths").and_then(Value::as_object);
+        let entry = entries.and_then(|auths| {
+            auths
+                .get(&key_of(host))
+                .or_else(|| auths.iter().find(|(name, _)| is_for(name, host)).map(|(_, entry)| entry))
+        });
+        let Some(entry) = entry else { return Ok(None) };
+        from_entry(entry).ok_or_else(|| {
+            let message = format!("The credentials for `{host}` are not readable: `{}`", self.path.display());
+            Error::new(ErrorKind::Unauthorized, message).hint(format!("kiln login {host}"))
+        })
+    }
+}
+
+/// The credential in an entry of `auths`; `Some(None)` for an empty one, `None` for a damaged one.
+fn from_entry(entry: &Value) -> Option<Option<Credential>> {
+    let field = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
+    if let Some(token) = field("identitytoken") {
+        return Some(Some(Credential::IdentityToken(token.to_owned())));
+    }
+    if let Some(auth) = field("auth") {
+        let decoded = String::from_utf8(BASE64_STANDARD.decode(auth.trim()).ok()?).ok()?;
+        let (user, password) = decoded.split_once(':')?;
+        // Old versions of Docker padded the password.
+        let password = password.trim_end_matches('\0');
+        return Some(Some(Credential::Basic { user: user.to_owned(), password: password.to_owned() }));
+    }
+    let (Some(user), Some(password)) = (field("username"), field("password")) else { return Some(None) };
+    Some(Some(Credential::Basic { user: user.to_owned(), password: password.to_owned() }))
+}
+
+/// The key of a registry, in `auths` and for helpers.
+fn key_of(host: &str) -> String {
+    if is_hub(host) { HUB.to_owned() } else { host.to_owned() }
+}
+
+fn is_hub(host: &str) -> bool {
+    matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
+}
+
+/// Whether the key `name` is one of those that mean `host`: older files have URLs.
+fn is_for(name: &str, host: &str) -> bool {
+    let bare = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+    let bare = match bare.split_once('/') {
+        // A path names one namespace of a registry, except those of the old API.
+        Some((bare, "" | "v1/" | "v2/" | "v1" | "v2")) => bare,
+        Some(_) => return false,
+        None => bare,
+    };
+    bare == host || is_hub(bare) && is_hub(host)
+}
+
+/// The helper for `host`: its own, or that for all.
+fn helper_of(config: &Map<String, Value>, host: &str) -> Option<String> {
+    let own = config.get("credHelpers").and_then(Value::as_object);
+    let own = own.and_then(|own| own.iter().find(|(name, _)| is_for(name, host))).map(|(_, helper)| helper);
+    own.or_else(|| config.get("credsStore")).and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+fn from_helper(helper: &str, host: &str) -> Result<Option<Credential>> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        username: String,
+        secret: String,
+    }
+    let Some(answer) = run(helper, "get", key_of(host).as_bytes())? else { return Ok(None) };
+    let answer: Answer =
+        json::parse_as(&answer).map_err(|_| helper_error(helper, "answers in a form that is not understood"))?;
+    Ok(match answer {
+        Answer { secret, .. } if secret.is_empty() => None,
+        Answer { username, secret } if username == TOKEN_USER => Some(Credential::IdentityToken(secret)),
+        Answer { username, secret } => Some(Credential::Basic { user: username, password: secret }),
+    })
+}
+
+/// Runs `docker-credential-<helper> <action>`; `None` when it says that it has no such credential.
+fn run(helper: &str, action: &str, input: &[u8]) -> Result<Option<Vec<u8>>> {
+    if !helper.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.')) {
+        return Err(helper_error(helper, "is not the name of one"));
+    }
+    let failed =
+        |cause: std::io::Error| helper_error(helper, &format!("could not be asked to `{action}`")).caused_by(cause);
+    let mut child = Command::new(format!("docker-credential-{helper}"))
+        .arg(action)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input) {
+            // It may know its answer without reading.
+            Err(cause) if cause.kind() != IoErrorKind::BrokenPipe => return Err(failed(cause)),
+            _ => {}
+        }
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(Some(output.stdout));
+    }
+    // The helpers' protocol has no other way to say so than this sentence.
+    if output.stdout.trim_ascii().starts_with(b"credentials not found") {
+        return Ok(None);
+    }
+    Err(helper_error(helper, &format!("failed to `{action}` ({})", output.status)))
+}
+
+fn helper_error(helper: &str, what: &str) -> Error {
+    Error::new(ErrorKind::Unauthorized, format!("The credential helper `{}` {what}", helper.escape_debug()))
+}
+
+/// The entries of `auths`, taken out to be changed.
+fn take_auths(config: &mut Map<String, Value>) -> Map<String, Value> {
+    match config.remove("auths") {
+        Some(Value::Object(auths)) => auths,
+        _ => Map::new(),
+    }
+}

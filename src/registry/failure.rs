@@ -1,0 +1,280 @@
+//! One failed attempt: the error a user would read, and whether another attempt may help. Nothing a
+//! registry says is trusted on the way into a message: it is bounded, and control characters go.
+
+use std::error::Error as StdError;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::bounded;
+use crate::error::{Error, ErrorKind};
+use crate::json;
+
+/// The longest wait that a registry may ask for; beyond it the user is told instead.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How much of an error reply is read.
+const MAX_REPLY_SIZE: u64 = 64 << 10;
+/// How many characters of a registry's own words are repeated.
+const MAX_WORDS: usize = 300;
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    error: Error,
+    again: bool,
+    after: Option<Duration>,
+    status: Option<StatusCode>,
+    codes: Vec<String>,
+}
+
+impl From<Error> for Failure {
+    /// An error that another attempt would not change.
+    fn from(error: Error) -> Self {
+        Self { error, again: false, after: None, status: None, codes: Vec::new() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl Failure {
+    /// A failure of the network or the registry that may pass.
+    pub(super) fn passing(error: Error) -> Self {
+        Self { again: true, ..error.into() }
+    }
+
+    /// A request that got no answer.
+    pub(super) fn transport(method: &Method, url: &Url, cause: reqwest::Error) -> Self {
+        let request = shown(method, url);
+        let host = url.host_str().unwrap_or_default();
+        let untrusted = has_cause(&cause, |rustls| matches!(rustls, rustls::Error::InvalidCertificate(_)));
+        let message = match () {
+            () if untrusted => format!("The certificate of `{host}` is not trusted: {request}"),
+            () if cause.is_connect() => format!("Could not connect to `{host}`: {request}"),
+            () => format!("The connection broke: {request}"),
+        };
+        let again = !untrusted && !cause.is_builder();
+        let mut error = Error::new(ErrorKind::Registry, message).caused_by(cause.without_url());
+        if untrusted {
+            error = error.hint("name the file with the certificate authority of this registry (PEM)");
+        }
+        Self { again, ..error.into() }
+    }
+
+    /// A request that waited `waited` for the other side and gave up.
+    pub(super) fn stalled(method: &Method, url: &Url, waited: Duration) -> Self {
+        let message = format!("No answer for {} s: {}", waited.as_secs(), shown(method, url));
+        Self::passing(Error::new(ErrorKind::Registry, message))
+    }
+
+    /// An answer that is none of those the protocol has for this request.
+    pub(super) async fn refused(method: &Method, host: &str, response: Response, idle: Duration) -> Self {
+        let status = response.status();
+        let wait = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
+        let is_html =
+            response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+        let request = shown(method, response.url());
+        let reply = bounded::read(response, MAX_REPLY_SIZE, idle).await.unwrap_or_default();
+        let (codes, words) = registry_words(&reply, is_html);
+        Self::from_reply(status, &request, host, wait, codes, &words)
+    }
+
+    fn from_reply(
+        status: StatusCode,
+        request: &str,
+        host: &str,
+        wait: Option<Duration>,
+        codes: Vec<String>,
+        words: &str,
+    ) -> Self {
+        let kind = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Unauthorized,
+            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            _ if codes.iter().any(|code| code == "MANIFEST_BLOB_UNKNOWN") => ErrorKind::NotFound,
+            _ => ErrorKind::Registry,
+        };
+        let separator = if words.is_empty() { "" } else { ", " };
+        let mut error =
+            Error::new(kind, format!("The registry answered {}{separator}{words}: {request}", phrase(status)));
+        if kind == ErrorKind::Unauthorized {
+            error = error.hint(format!("kiln login {host}"));
+        }
+        let mut again =
+            status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        if again && let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
+            again = false;
+            error = error.hint(match SystemTime::now().checked_add(wait) {
+                Some(then) => format!("the registry asks to try again after {}", httpdate::fmt_http_date(then)),
+                None => "the registry asks not to try again".to_owned(),
+            });
+        }
+        Self { error, again, after: wait, status: Some(status), codes }
+    }
+
+    /// Whether another attempt may help.
+    pub(super) fn may_pass(&self) -> bool {
+        self.again
+    }
+
+    /// How long the registry asked to wait.
+    pub(super) fn after(&self) -> Option<Duration> {
+        self.after
+    }
+
+    /// The status of the answer, if there was one.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// Whether the registry gave the error code `code` of OCI distribution-spec v1.1.1.
+    pub(super) fn has_code(&self, code: &str) -> bool {
+        self.codes.iter().any(|given| given == code)
+    }
+
+    /// The same failure, which may pass after all.
+    pub(super) fn passes(self) -> Self {
+        Self { again: true, ..self }
+    }
+}
+
+/// A request as messages show it: no user, no query (it may hold a signature), no fragment.
+pub(super) fn shown(method: &Method, url: &Url) -> String {
+    format!("`{method} {}`", address(url))
+}
+
+/// A URL as messages show it.
+pub(super) fn address(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Both fail only for URLs without a host, which no request has.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
+fn phrase(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(reason) => format!("{} {reason}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    }
+}
+
+/// The codes and the text of an error reply: `{"errors":[{"code","message"}]}` of OCI
+/// distribution-spec v1.1.1, "Error Codes", or a line of plain text.
+fn registry_words(reply: &[u8], is_html: bool) -> (Vec<String>, String) {
+    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    if let Ok(value) = json::parse(reply) {
+        let errors = value["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let codes = errors.iter().map(|error| text(error, "code")).collect();
+        let words = errors
+            .iter()
+            .map(|error| {
+                let (code, message) = (text(error, "code"), text(error, "message"));
+                if code.is_empty() { message } else { format!("`{code}` {message}") }
+            })
+            .collect::<Vec<_>>();
+        return (codes, printable(&words.join("; ")));
+    }
+    let line = String::from_utf8_lossy(reply);
+    (Vec::new(), if is_html { String::new() } else { printable(line.lines().next().unwrap_or_default()) })
+}
+
+/// Foreign text, safe for a terminal and not too long.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(MAX_WORDS).collect::<String>().trim().to_owned()
+}
+
+/// RFC 9110, "Retry-After": seconds or a date. Anything else is as if it was not there.
+fn retry_after(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = httpdate::parse_http_date(value).ok()?;
+    Some(then.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+fn has_cause(error: &(dyn StdError + 'static), matches: impl Fn(&rustls::Error) -> bool) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        // `io::Error` hides what it wraps from `source`.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        if let Some(inner) = inner
+            && has_cause(inner, &matches)
+        {
+            return true;
+        }
+        if error.downcast_ref::<rustls::Error>().is_some_and(&matches) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_shows_no_user_and_no_query() {
+        let url = Url::parse("https://alice:s3cret@cdn.example/v2/a?X-Amz-Signature=s3cret#s3cret").unwrap();
+        assert_eq!(shown(&Method::GET, &url), "`GET https://cdn.example/v2/a`");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let wait = retry_after(&httpdate::fmt_http_date(later)).unwrap().as_secs();
+        assert!((3590..=3600).contains(&wait), "{wait}");
+        for odd in ["", "soon", "-1", "880.092µs", "1.5"] {
+            assert_eq!(retry_after(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_registrys_words_are_bounded_and_printable() {
+        let reply = br#"{"errors":[{"code":"DENIED","message":"no\u001b[31m"},{"message":"really"}]}"#;
+        let (codes, words) = registry_words(reply, false);
+        assert_eq!(codes, ["DENIED", ""]);
+        assert_eq!(words, "`DENIED` no[31m; really");
+        assert_eq!(registry_words(b"busy\nsecond line", false).1, "busy");
+        assert_eq!(registry_words(b"<html>busy", true).1, "");
+        assert_eq!(registry_words("é".repeat(1000).as_bytes(), false).1.chars().count(), MAX_WORDS);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let failure = |status: u16, wait: Option<u64>| {
+            let status = StatusCode::from_u16(status).unwrap();
+            Failure::from_reply(status, "`GET x`", "r.example", wait.map(Duration::from_secs), Vec::new(), "")
+        };
+        for (status, again, kind) in [
+            (400, false, ErrorKind::Registry),
+            (401, false, ErrorKind::Unauthorized),
+            (403, false, ErrorKind::Unauthorized),
+            (404, false, ErrorKind::NotFound),
+            (408, true, ErrorKind::Registry),
+            (416, false, ErrorKind::Registry),
+            (429, true, ErrorKind::Registry),
+            (500, true, ErrorKind::Registry),
+            (503, true, ErrorKind::Registry),
+            (524, true, ErrorKind::Registry),
+        ] {
+            let failure = failure(status, None);
+            assert_eq!((failure.may_pass(), failure.error.kind()), (again, kind), "{status}");
+        }
+        assert_eq!(failure(401, None).error.hint_text(), Some("kiln login r.example"));
+        assert!(failure(429, Some(60)).may_pass());
+        let too_long = failure(429, Some(6 * 3600));
+        assert!(!too_long.may_pass());
+        assert!(too_long.error.hint_text().unwrap().contains("GMT"));
+    }
+}

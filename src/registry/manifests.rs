@@ -1,0 +1,97 @@
+//! Manifests of one repository: small, kept in memory, and exactly the bytes the registry sent. What
+//! it says about them (type, digest) is checked against the bytes.
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
+
+use super::Repository;
+use super::auth::Access;
+use super::bounded;
+use super::client::Call;
+use super::failure::Failure;
+use crate::error::{Error, ErrorKind, Result};
+use crate::json;
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, MediaType};
+
+/// Every kind of manifest: a registry may deny that it has one of a kind we did not name.
+pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json",
+);
+
+impl Repository {
+    /// The manifest that the tag or digest `name` points at; `None` when there is none.
+    pub(super) async fn manifest(&self, name: &str) -> Result<Option<(Descriptor, Bytes)>> {
+        let Some((bytes, media_type)) = self.client.persist(|| self.manifest_reply(name)).await? else {
+            return Ok(None);
+        };
+        let media_type = self.media_type(name, &bytes, media_type)?;
+        let descriptor = Descriptor::of(media_type, &bytes);
+        if name.parse::<Digest>().is_ok_and(|pinned| pinned != descriptor.digest) {
+            return Err(self.corrupt(name, &format!("has other bytes, of digest `{}`", descriptor.digest)));
+        }
+        Ok(Some((descriptor, bytes)))
+    }
+
+    async fn manifest_reply(&self, name: &str) -> Result<Option<(Bytes, Option<MediaType>)>, Failure> {
+        let url = self.url(&format!("manifests/{name}")).await?;
+        let call = Call::new(Method::GET, url, Access::Pull).header(ACCEPT, ACCEPTED);
+        let response = self.client.exchange(&call).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(self.client.refused(&call, response).await),
+        }
+        let media_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(MediaType::parse);
+        let bytes = bounded::read(response, MAX_MANIFEST_SIZE, self.client.idle()).await?;
+        Ok(Some((bytes, media_type)))
+    }
+
+    /// What the manifest is: what its bytes say, or, where they do not, what the registry says.
+    fn media_type(&self, name: &str, bytes: &[u8], told: Option<MediaType>) -> Result<MediaType> {
+        let value = json::parse(bytes).map_err(|cause| self.corrupt(name, "is not JSON").caused_by(cause))?;
+        let told = told.filter(|told| told.is_manifest() || told.is_index());
+        match (value["mediaType"].as_str().map(MediaType::parse), told) {
+            (Some(written), Some(told)) if written != told => {
+                Err(self.corrupt(name, &format!("is `{written}` and was sent as `{told}`")))
+            }
+            (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type),
+            (None, None) => Err(self.corrupt(name, "does not say what it is")),
+        }
+    }
+
+    fn corrupt(&self, name: &str, what: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("The manifest `{name}` of `{self}` {what}"))
+    }
+
+    /// Stores `bytes` under the tag or digest `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the registry misses a blob that the manifest names.
+    pub(super) async fn put_manifest(&self, name: &str, media_type: &MediaType, bytes: &Bytes) -> Result<()> {
+        if bytes.len() as u64 > MAX_MANIFEST_SIZE {
+            return Err(Error::new(ErrorKind::Registry, format!("The manifest for `{self}` is larger than 4 MiB")));
+        }
+        let content_type = HeaderValue::from_str(media_type.as_str()).map_err(|cause| {
+            Error::new(ErrorKind::Usage, format!("Not a media type: `{}`", media_type.as_str().escape_debug()))
+                .caused_by(cause)
+        })?;
+        self.client
+            .persist(|| async {
+                let url = self.url(&format!("manifests/{name}")).await?;
+                let call = Call::new(Method::PUT, url, Access::Push)
+                    .header(CONTENT_TYPE, content_type.clone())
+                    .bytes(bytes.clone())
+                    .closing();
+                let response = self.client.exchange(&call).await?;
+                match response.status() {
+                    StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => Ok(()),
+                    _ => Err(self.client.refused(&call, response).await),
+                }
+            })
+            .await?;
+        Ok(())
+    }
+}

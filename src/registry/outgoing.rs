@@ -1,0 +1,196 @@
+//! The body of an upload: bytes on their way from a source into a request. The last of them leave only
+//! when all were hashed and are those of the descriptor, so that a registry never gets a whole blob
+//! that is rotten; and the request's owner can tell a slow source from a registry that stopped reading.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time::{Instant, sleep_until};
+
+use crate::error::{Error, Result};
+use crate::oci::Descriptor;
+use crate::storage::{Body, ByteStream, Verifier};
+
+/// The largest piece handed over at once: small enough that a slow line still shows progress.
+const PIECE: usize = 256 << 10;
+
+/// Bytes on their way out.
+pub(super) struct Outgoing {
+    source: ByteStream,
+    verifier: Option<Verifier>,
+    /// Checked bytes that wait for the check of what follows them.
+    held: Bytes,
+    watch: Watch,
+}
+
+/// What the owner of the request can see of its body.
+#[derive(Clone)]
+pub(super) struct Watch(Arc<Mutex<View>>);
+
+struct View {
+    stage: Stage,
+    since: Instant,
+    fault: Option<Error>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    /// Waiting for the source.
+    Reading,
+    /// Waiting for the registry to take what was handed over.
+    Sending,
+    /// All bytes are handed over; waiting for the answer.
+    Sent,
+}
+
+impl Outgoing {
+    /// Opens `body`, which must hold what `expected` promises.
+    pub(super) async fn open(expected: &Descriptor, body: &dyn Body) -> Result<Self> {
+        let source = body.open(0).await?;
+        let view = View { stage: Stage::Sending, since: Instant::now(), fault: None };
+        let watch = Watch(Arc::new(Mutex::new(view)));
+        Ok(Self { source, verifier: Some(Verifier::new(expected)), held: Bytes::new(), watch })
+    }
+
+    /// The view of this body.
+    pub(super) fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+
+    /// The body, for a request.
+    pub(super) fn into_body(self) -> reqwest::Body {
+        reqwest::Body::wrap_stream(self.into_pieces())
+    }
+
+    fn into_pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        stream::try_unfold(self, |mut outgoing| async move {
+            match outgoing.next().await {
+                Ok(piece) => Ok(piece.map(|piece| (piece, outgoing))),
+                Err(fault) => {
+                    outgoing.watch.view(|view| view.fault = Some(fault));
+                    Err(io::Error::other("the blob could not be read"))
+                }
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.held.len() > PIECE {
+            self.watch.enter(Stage::Sending);
+            return Ok(Some(self.held.split_to(PIECE)));
+        }
+        self.watch.enter(Stage::Reading);
+        while let Some(verifier) = &mut self.verifier {
+            match self.source.next().await.transpose()? {
+                Some(chunk) if chunk.is_empty() => {}
+                Some(chunk) => {
+                    verifier.update(&chunk)?;
+                    let ready = std::mem::replace(&mut self.held, chunk);
+                    if !ready.is_empty() {
+                        self.watch.enter(Stage::Sending);
+                        return Ok(Some(ready));
+                    }
+                }
+                None => {
+                    if let Some(verifier) = self.verifier.take() {
+                        verifier.finish()?;
+                    }
+                }
+            }
+            if self.held.len() > PIECE {
+                self.watch.enter(Stage::Sending);
+                return Ok(Some(self.held.split_to(PIECE)));
+            }
+        }
+        self.watch.enter(Stage::Sent);
+        let last = std::mem::take(&mut self.held);
+        Ok(Some(last).filter(|last| !last.is_empty()))
+    }
+}
+
+impl Watch {
+    fn view<T>(&self, look: impl FnOnce(&mut View) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.view(|view| (view.stage, view.since) = (stage, Instant::now()));
+    }
+
+    /// The error of the source, if it is what broke the request.
+    pub(super) fn fault(&self) -> Option<Error> {
+        self.view(|view| view.fault.take())
+    }
+
+    /// Waits until the registry took nothing for `idle`, or gave no answer for `closing` after it took
+    /// everything; gives back which of the two it was.
+    pub(super) async fn stalled(&self, idle: Duration, closing: Duration) -> Duration {
+        loop {
+            let (stage, since) = self.view(|view| (view.stage, view.since));
+            let patience = if stage == Stage::Sent { closing } else { idle };
+            let deadline = if stage == Stage::Reading { Instant::now() } else { since } + patience;
+            if deadline <= Instant::now() {
+                return patience;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::oci::MediaType;
+
+    struct Chunks(Vec<&'static [u8]>);
+
+    impl Body for Chunks {
+        fn open(&self, _from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+            let chunks: Vec<_> = self.0.iter().map(|chunk| Ok(Bytes::from_static(chunk))).collect();
+            Box::pin(async move { Ok(Box::pin(stream::iter(chunks)) as ByteStream) })
+        }
+    }
+
+    async fn sent(chunks: Vec<&'static [u8]>, promised: &[u8]) -> (Vec<u8>, Option<Error>) {
+        let expected = Descriptor::of(MediaType::KILN_FILE, promised);
+        let outgoing = Outgoing::open(&expected, &Chunks(chunks)).await.unwrap();
+        let watch = outgoing.watch();
+        let pieces: Vec<_> = outgoing.into_pieces().collect().await;
+        assert!(pieces.iter().flatten().all(|piece| !piece.is_empty() && piece.len() <= PIECE));
+        (pieces.into_iter().flatten().flatten().collect(), watch.fault())
+    }
+
+    #[tokio::test]
+    async fn what_is_promised_passes_in_small_pieces() {
+        static LARGE: [u8; 3 * PIECE + 5] = [7; 3 * PIECE + 5];
+        for chunks in [vec![], vec![&b""[..]], vec![b"a", b"", b"bc"], vec![&LARGE[..]], vec![b"x", &LARGE, b"y"]] {
+            let promised = chunks.concat();
+            let (bytes, fault) = sent(chunks, &promised).await;
+            assert!(bytes == promised && fault.is_none(), "{} bytes", promised.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rotten_blob_never_leaves_whole() {
+        for chunks in [vec![&b"weightz"[..]], vec![b"wei", b"ghtz"], vec![b"weight"], vec![b"weights", b"X"], vec![]] {
+            let (bytes, fault) = sent(chunks, b"weights").await;
+            assert!(bytes.len() < 7, "{bytes:?}");
+            assert_eq!(fault.unwrap().kind(), crate::ErrorKind::Corrupt);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_registry_can_stall() {
+        let (idle, closing) = (Duration::from_secs(60), Duration::from_secs(600));
+        for (stage, expected) in [(Stage::Reading, None), (Stage::Sending, Some(idle)), (Stage::Sent, Some(closing))] {
+            let watch = Watch(Arc::new(Mutex::new(View { stage, since: Instant::now(), fault: None })));
+            let stalled = tokio::time::timeout(Duration::from_secs(6000), watch.stalled(idle, closing)).await;
+            assert_eq!(stalled.ok(), expected);
+        }
+    }
+}
