@@ -153,18 +153,22 @@ struct Transfer<'a, S, D> {
 impl<S: Fetch, D: Push> Transfer<'_, S, D> {
     /// Brings all `blobs` to the destination, or fails with the first that cannot be brought.
     async fn blobs(&self, blobs: &[Blob]) -> Result<BTreeMap<Digest, Pushed>> {
-        let transfers = blobs.iter().map(|blob| async move {
-            let pushed = self.blob(blob).await?;
-            blob.gauge.reach(blob.descriptor.size);
-            self.progress.report(Event::Blob {
-                name: blob.name(),
-                digest: blob.descriptor.digest,
-                size: blob.descriptor.size,
-                outcome: self.direction.outcome(pushed),
-            });
-            Ok((blob.descriptor.digest, pushed))
-        });
+        // Collected, because a stream that holds the closure itself is not `Send` to the compiler.
+        let transfers: Vec<_> = blobs.iter().map(|blob| self.reported(blob)).collect();
         stream::iter(transfers).buffer_unordered(self.concurrency.max(1)).try_collect().await
+    }
+
+    /// Brings one blob, and tells that it is there.
+    async fn reported(&self, blob: &Blob) -> Result<(Digest, Pushed)> {
+        let pushed = self.blob(blob).await?;
+        blob.gauge.reach(blob.descriptor.size);
+        self.progress.report(Event::Blob {
+            name: blob.name(),
+            digest: blob.descriptor.digest,
+            size: blob.descriptor.size,
+            outcome: self.direction.outcome(pushed),
+        });
+        Ok((blob.descriptor.digest, pushed))
     }
 
     async fn blob(&self, blob: &Blob) -> Result<Pushed> {

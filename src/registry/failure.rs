@@ -51,7 +51,7 @@ impl Failure {
     pub(super) fn transport(method: &Method, url: &Url, cause: reqwest::Error) -> Self {
         let request = shown(method, url);
         let host = url.host_str().unwrap_or_default();
-        let untrusted = has_cause(&cause, |rustls| matches!(rustls, rustls::Error::InvalidCertificate(_)));
+        let untrusted = is_untrusted(&cause);
         let message = match () {
             () if untrusted => format!("The certificate of `{host}` is not trusted: {request}"),
             () if cause.is_connect() => format!("Could not connect to `{host}`: {request}"),
@@ -199,20 +199,16 @@ fn retry_after(value: &str) -> Option<Duration> {
     Some(then.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-fn has_cause(error: &(dyn StdError + 'static), matches: impl Fn(&rustls::Error) -> bool) -> bool {
+/// Whether a TLS certificate that was not accepted is behind `error`.
+fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // `io::Error` hides what it wraps from `source`.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        if let Some(inner) = inner
-            && has_cause(inner, &matches)
-        {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
             return true;
         }
-        if error.downcast_ref::<rustls::Error>().is_some_and(&matches) {
-            return true;
-        }
-        cause = error.source();
+        // An `io::Error` leaves what it wraps out of its sources.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
     }
     false
 }
