@@ -277,8 +277,9 @@ impl Client {
             .with_jitter()
     }
 
-    /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times, and waits
-    /// in between as long as the registry asked, or longer each time.
+    /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times. In between it
+    /// waits as long as the registry asked, and then a time of its own, so that those that were told
+    /// the same do not come back together.
     pub(super) async fn persist<T, F, A>(&self, attempt: A) -> Result<T, Failure>
     where
         A: FnMut() -> F,
@@ -287,7 +288,7 @@ impl Client {
         attempt
             .retry(self.pauses())
             .when(Failure::may_pass)
-            .adjust(|failure, pause| pause.map(|pause| failure.after().unwrap_or_default().max(pause)))
+            .adjust(|failure, pause| pause.map(|pause| failure.after().unwrap_or_default() + pause))
             .await
     }
 }

@@ -4,9 +4,9 @@
 //! <https://docs.docker.com/reference/cli/docker/login/#credential-stores>.
 
 use std::fs;
-use std::io::{ErrorKind as IoErrorKind, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -88,7 +88,7 @@ impl DockerConfig {
     fn read(&self) -> Result<Map<String, Value>> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
-            Err(cause) if cause.kind() == IoErrorKind::NotFound => return Ok(Map::new()),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
             Err(cause) => return Err(Error::io(ErrorKind::Unauthorized, "read the credentials", &self.path, cause)),
         };
         let malformed =
@@ -189,19 +189,18 @@ fn helper_of(config: &Map<String, Value>, host: &str) -> Option<String> {
 }
 
 fn from_helper(helper: &str, host: &str) -> Result<Option<Credential>> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        username: String,
-        secret: String,
-    }
     let Some(answer) = run(helper, "get", key_of(host).as_bytes())? else { return Ok(None) };
-    let answer: Answer =
-        json::parse_as(&answer).map_err(|_| helper_error(helper, "answers in a form that is not understood"))?;
-    Ok(match answer {
-        Answer { secret, .. } if secret.is_empty() => None,
-        Answer { username, secret } if username == TOKEN_USER => Some(Credential::IdentityToken(secret)),
-        Answer { username, secret } => Some(Credential::Basic { user: username, password: secret }),
+    from_answer(&answer).ok_or_else(|| helper_error(helper, "answers in a form that is not understood"))
+}
+
+/// The credential in a helper's answer; `Some(None)` for an empty one.
+fn from_answer(answer: &[u8]) -> Option<Option<Credential>> {
+    let answer = json::parse(answer).ok()?;
+    let (user, secret) = (answer["Username"].as_str()?.to_owned(), answer["Secret"].as_str()?.to_owned());
+    Some(match user.as_str() {
+        _ if secret.is_empty() => None,
+        TOKEN_USER => Some(Credential::IdentityToken(secret)),
+        _ => Some(Credential::Basic { user, password: secret }),
     })
 }
 
@@ -210,31 +209,34 @@ fn run(helper: &str, action: &str, input: &[u8]) -> Result<Option<Vec<u8>>> {
     if !helper.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.')) {
         return Err(helper_error(helper, "is not the name of one"));
     }
-    let failed =
-        |cause: std::io::Error| helper_error(helper, &format!("could not be asked to `{action}`")).caused_by(cause);
-    let mut child = Command::new(format!("docker-credential-{helper}"))
-        .arg(action)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(input) {
-            // It may know its answer without reading.
-            Err(cause) if cause.kind() != IoErrorKind::BrokenPipe => return Err(failed(cause)),
-            _ => {}
-        }
-    }
-    let output = child.wait_with_output().map_err(failed)?;
+    let mut program = Command::new(format!("docker-credential-{helper}"));
+    let output = feed(program.arg(action), input)
+        .map_err(|cause| helper_error(helper, &format!("could not be asked to `{action}`")).caused_by(cause))?;
     if output.status.success() {
         return Ok(Some(output.stdout));
     }
-    // The helpers' protocol has no other way to say so than this sentence.
-    if output.stdout.trim_ascii().starts_with(b"credentials not found") {
+    if says_not_found(&output) {
         return Ok(None);
     }
     Err(helper_error(helper, &format!("failed to `{action}` ({})", output.status)))
+}
+
+/// Runs `program` with `input`, and gives back what it says on its standard output.
+fn feed(program: &mut Command, input: &[u8]) -> io::Result<Output> {
+    let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input) {
+            // It may know its answer without reading.
+            Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => return Err(cause),
+            _ => {}
+        }
+    }
+    child.wait_with_output()
+}
+
+/// The helpers' protocol has no other way to say so than this sentence.
+fn says_not_found(output: &Output) -> bool {
+    output.stdout.trim_ascii().starts_with(b"credentials not found")
 }
 
 fn helper_error(helper: &str, what: &str) -> Error {
@@ -246,5 +248,147 @@ fn take_auths(config: &mut Map<String, Value>) -> Map<String, Value> {
     match config.remove("auths") {
         Some(Value::Object(auths)) => auths,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> (tempfile::TempDir, DockerConfig) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        fs::write(&path, text).unwrap();
+        (directory, DockerConfig::at(path))
+    }
+
+    fn basic(user: &str, password: &str) -> Option<Credential> {
+        Some(Credential::Basic { user: user.into(), password: password.into() })
+    }
+
+    #[test]
+    fn an_entry_is_found_under_each_of_its_spellings() {
+        // `alice:s3:cret`, once plain and once padded as old versions of Docker did.
+        let text = r#"{"auths":{
+            "r.example": {"auth":"YWxpY2U6czM6Y3JldA=="},
+            "https://old.example/v1/": {"auth":"YWxpY2U6czM6Y3JldAAA"},
+            "https://index.docker.io/v1/": {"username":"alice","password":"s3:cret"},
+            "token.example:5000": {"auth":"YWxpY2U6","identitytoken":"t0ken"},
+            "space.example/team": {"auth":"YWxpY2U6czM6Y3JldA=="},
+            "helper.example": {}
+        }}"#;
+        let (_directory, config) = config(text);
+        for (host, expected) in [
+            ("r.example", basic("alice", "s3:cret")),
+            ("r.example:5000", None),
+            ("old.example", basic("alice", "s3:cret")),
+            ("docker.io", basic("alice", "s3:cret")),
+            ("registry-1.docker.io", basic("alice", "s3:cret")),
+            ("token.example:5000", Some(Credential::IdentityToken("t0ken".into()))),
+            ("space.example", None),
+            ("helper.example", None),
+            ("unknown.example", None),
+        ] {
+            assert_eq!(config.credential(host).unwrap(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_entry_is_an_error_and_does_not_print() {
+        for auth in ["!", "YWxpY2U=", "/w=="] {
+            let (_directory, config) = config(&format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#));
+            let error = config.credential("r.example").unwrap_err();
+            assert_eq!((error.kind(), error.hint_text()), (ErrorKind::Unauthorized, Some("kiln login r.example")));
+            assert!(!error.to_string().contains(auth), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_file_is_no_credential_and_login_makes_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = DockerConfig::at(directory.path().join("new/config.json"));
+        assert_eq!(config.credential("r.example").unwrap(), None);
+        assert!(!config.logout("r.example").unwrap());
+        config.login("r.example", "alice", "s3cret").unwrap();
+        assert_eq!(config.credential("r.example").unwrap(), basic("alice", "s3cret"));
+    }
+
+    #[test]
+    fn login_and_logout_leave_the_rest_as_it_was() {
+        let (_directory, config) = config(
+            r#"{"credHelpers":{"gcr.io":"gcloud"},"auths":{"https://r.example":{"auth":"eDp5"},"b":{}},"x":[1,{"y":null}]}"#,
+        );
+        let read = || json::parse(&fs::read(config.path()).unwrap()).unwrap();
+        let rest = |mut value: Value| {
+            value["auths"].as_object_mut().unwrap().retain(|name, _| name == "b");
+            value
+        };
+        let before = rest(read());
+        config.login("r.example", "alice", "s3cret").unwrap();
+        assert_eq!(config.credential("r.example").unwrap(), basic("alice", "s3cret"));
+        assert_eq!(read()["auths"].as_object().unwrap().len(), 2, "the old spelling is gone");
+        assert_eq!(rest(read()), before);
+        assert!(config.logout("r.example").unwrap());
+        assert_eq!(config.credential("r.example").unwrap(), None);
+        assert_eq!(rest(read()), before);
+        assert!(!config.logout("r.example").unwrap());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_user_reads_the_file_and_a_link_stays_a_link() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let (directory, config) = config("{}");
+        fs::set_permissions(config.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let link = directory.path().join("link.json");
+        symlink(config.path(), &link).unwrap();
+        DockerConfig::at(&link).login("r.example", "alice", "s3cret").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(config.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(config.credential("r.example").unwrap(), basic("alice", "s3cret"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_configuration_is_not_overwritten() {
+        for text in ["[]", "{", r#"{"auths":{},"auths":{}}"#] {
+            let (_directory, config) = config(text);
+            assert!(config.login("r.example", "alice", "s3cret").is_err(), "{text}");
+            assert_eq!(fs::read_to_string(config.path()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_helper_of_its_own_comes_before_the_common_one() {
+        let helper = |text: &str, host: &str| match json::parse(text.as_bytes()).unwrap() {
+            Value::Object(config) => helper_of(&config, host),
+            _ => None,
+        };
+        let text = r#"{"credsStore":"pass","credHelpers":{"r.example":"own","https://index.docker.io/v1/":"hub"}}"#;
+        assert_eq!(helper(text, "r.example").as_deref(), Some("own"));
+        assert_eq!(helper(text, "docker.io").as_deref(), Some("hub"));
+        assert_eq!(helper(text, "other.example").as_deref(), Some("pass"));
+        assert_eq!(helper("{}", "r.example"), None);
+        assert!(run("../../bin/x", "get", b"").is_err());
+    }
+
+    #[test]
+    fn a_helpers_answer_is_understood() {
+        let answer = |text: &str| from_answer(text.as_bytes());
+        assert_eq!(answer(r#"{"ServerURL":"x","Username":"alice","Secret":"s3cret"}"#), Some(basic("alice", "s3cret")));
+        let token = Some(Credential::IdentityToken("t".into()));
+        assert_eq!(answer(r#"{"Username":"<token>","Secret":"t"}"#), Some(token));
+        assert_eq!(answer(r#"{"Username":"","Secret":""}"#), Some(None));
+        assert_eq!(answer("alice"), None);
+        assert_eq!(answer(r#"{"Username":"alice"}"#), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_helper_is_fed_and_heard() {
+        let shell = |script: &str| feed(Command::new("sh").args(["-c", script, "get"]), b"r.example").unwrap();
+        assert_eq!(shell("echo $0; cat").stdout, b"get\nr.example");
+        let silent = shell("echo credentials not found in native keychain; exit 1");
+        assert!(!silent.status.success() && says_not_found(&silent));
+        assert!(!says_not_found(&shell("echo locked; exit 1")));
     }
 }
