@@ -1,1 +1,17 @@
-//! Fixtures.
+//! The registries that kiln is tested against: a [`Fixture`] in this process, stricter than most real
+//! registries, scriptable with [`Fault`]s and recording what it was asked; and the launchers of a real
+//! one in [`real`]. Nothing here uses kiln, so that a mistake made there is not made again here.
+
+mod auth;
+mod contents;
+mod fault;
+mod fixture;
+pub mod real;
+mod registry;
+mod reply;
+mod server;
+
+pub use auth::{Auth, Bearer};
+pub use contents::digest;
+pub use fault::{Fault, Trigger};
+pub use fixture::{BrokenUpload, Fixture, Locations, Options, Recorded};
