@@ -9,9 +9,7 @@ use serde_json::json;
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Inventory;
-use crate::manifest::{
-    Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
-};
+use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION};
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use crate::plan::{Plan, PlannedTensor, Request};
 use crate::progress::{Event, Progress};
@@ -164,8 +162,7 @@ fn write_blobs(
                 return;
             }
             let blob = &plan.blobs[index];
-            let staged =
-                import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress));
+            let staged = import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress));
             match &staged {
                 Ok((descriptor, _)) => progress.report(Event::Blob {
                     name: blob.name.clone(),
@@ -186,7 +183,8 @@ fn write_blobs(
         }
         work();
     });
-    let mut results = results.into_inner().map_err(|_| Error::new(ErrorKind::Unexpected, "A writer thread panicked"))?;
+    let mut results =
+        results.into_inner().map_err(|_| Error::new(ErrorKind::Unexpected, "A writer thread panicked"))?;
     results.sort_unstable_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, staged)| staged).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::inspect::{header, lock};
+use super::inspect::{lock, read_header};
 use super::verify::{Finding, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Content, LockedTensor, layer_name};
@@ -79,7 +79,10 @@ fn lock_or_manifest(
 ) -> Finding {
     let changed = our_tensors.iter().find(|(name, tensor)| their_tensors.get(*name) != Some(tensor));
     let (message, cause) = if let Some((name, _)) = changed {
-        ("The locks differ", format!("`{name}` has other sources, though the same bytes: another layout of the checkpoint"))
+        (
+            "The locks differ",
+            format!("`{name}` has other sources, though the same bytes: another layout of the checkpoint"),
+        )
     } else if our_tensors.len() != their_tensors.len() {
         ("The locks differ", "the re-creation has more tensors".to_owned())
     } else if ours.manifest.config.digest != again.manifest.config.digest {
@@ -100,7 +103,8 @@ fn tensor_layer(
     their_tensors: &BTreeMap<String, LockedTensor>,
 ) -> Result<Finding> {
     let name = layer_name(layer);
-    let (our_header, their_header) = (header(ours.store, layer)?, header(again.store, theirs)?);
+    let (our_header, _) = read_header(ours.store, layer)?;
+    let (their_header, _) = read_header(again.store, theirs)?;
     let (our_file, their_file) = (open(ours.store, layer)?, open(again.store, theirs)?);
     for entry in &our_header.tensors {
         let tensor = owner(&entry.name, our_tensors);
@@ -154,7 +158,9 @@ fn part(array: &str, tensor: &str, locked: Option<&LockedTensor>) -> &'static st
 }
 
 fn form_cause((ours, theirs): (Option<&LockedTensor>, Option<&LockedTensor>)) -> String {
-    let scheme = |tensor: Option<&LockedTensor>| tensor.and_then(|tensor| tensor.scheme.clone()).unwrap_or_else(|| "none".to_owned());
+    let scheme = |tensor: Option<&LockedTensor>| {
+        tensor.and_then(|tensor| tensor.scheme.clone()).unwrap_or_else(|| "none".to_owned())
+    };
     if scheme(ours) != scheme(theirs) {
         format!("another scheme: `{}` here, `{}` again", scheme(ours), scheme(theirs))
     } else {
@@ -172,7 +178,8 @@ fn value_cause(locked: (Option<&LockedTensor>, Option<&LockedTensor>)) -> String
     } else if let Some((source, _)) = ours.sources.iter().zip(&theirs.sources).find(|(a, b)| a.blake3 != b.blake3) {
         format!("the source is another one: the bytes of `{}` are not those the lock records", source.name)
     } else if hashed(ours) {
-        "the source is the one the lock records: the stored layer was made by other arithmetic, or was altered".to_owned()
+        "the source is the one the lock records: the stored layer was made by other arithmetic, or was altered"
+            .to_owned()
     } else {
         "the source is another one, or the stored layer was altered: its values are copied".to_owned()
     }
@@ -186,8 +193,9 @@ fn count_differences(ours: (&File, &Header, &Entry), theirs: (&File, &Header, &E
     let mut differing = 0;
     let mut done = 0;
     let read = |(file, header, entry): (&File, &Header, &Entry), done: u64, buffer: &mut [u8]| {
-        file.read_exact_at(buffer, header.data_start + entry.begin + done)
-            .map_err(|cause| Error::new(ErrorKind::Store, format!("Could not read `{}` to compare it", entry.name)).caused_by(cause))
+        file.read_exact_at(buffer, header.data_start + entry.begin + done).map_err(|cause| {
+            Error::new(ErrorKind::Store, format!("Could not read `{}` to compare it", entry.name)).caused_by(cause)
+        })
     };
     while done < length {
         let step = (length - done).min(CHUNK as u64) as usize;

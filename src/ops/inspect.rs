@@ -1,12 +1,14 @@
 //! Looking at what a store holds: the list of models, and one model's layers and tensors.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Lock, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
-use crate::source::safetensors::Header;
+use crate::source::safetensors::{Header, data_start, parse_header};
 use crate::store::Store;
 
 /// One model in the list.
@@ -29,9 +31,10 @@ pub fn list(store: &Store) -> Result<Vec<Listed>> {
     let refs = store.refs()?.into_iter();
     Ok(refs
         .map(|(name, target)| {
-            let contents = store.manifest(&target).ok().map(|(manifest, _)| {
-                (manifest.layers.len() as u64, manifest.blobs().map(|blob| blob.size).sum())
-            });
+            let contents = store
+                .manifest(&target)
+                .ok()
+                .map(|(manifest, _)| (manifest.layers.len() as u64, manifest.blobs().map(|blob| blob.size).sum()));
             Listed { name, digest: target.digest, contents }
         })
         .collect())
@@ -91,7 +94,8 @@ pub fn find(store: &Store, name: &Reference) -> Result<(Descriptor, Manifest)> {
 /// The manifest's descriptor, or the error that says the model is not there.
 pub(super) fn require(store: &Store, name: &Reference) -> Result<Descriptor> {
     store.find(name)?.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("No model is named `{name}`")).hint("`kiln list` shows what the store holds")
+        Error::new(ErrorKind::NotFound, format!("No model is named `{name}`"))
+            .hint("`kiln list` shows what the store holds")
     })
 }
 
@@ -140,7 +144,7 @@ fn from_lock(tensor: &crate::manifest::LockedTensor) -> ShownTensor {
 fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> {
     let mut tensors = Vec::new();
     for layer in manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors) {
-        let header = header(store, layer)?;
+        let (header, _) = read_header(store, layer)?;
         let arrays: BTreeMap<&str, (Dtype, &[u64])> =
             header.tensors.iter().map(|entry| (&*entry.name, (entry.dtype, &*entry.shape))).collect();
         for (name, (dtype, shape)) in &arrays {
@@ -165,20 +169,20 @@ fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> 
     Ok(tensors)
 }
 
-/// The header of a stored tensor layer. The data behind it is not read.
-pub(super) fn header(store: &Store, layer: &Descriptor) -> Result<Header> {
-    use std::io::Read;
+/// The header of a stored tensor layer, with the bytes that spell it. The data behind it is not read.
+pub(super) fn read_header(store: &Store, layer: &Descriptor) -> Result<(Header, Vec<u8>)> {
     let damaged = |cause: Error| {
-        Error::new(ErrorKind::Corrupt, format!("The layer `{}` is not a safetensors file", layer_name(layer))).caused_by(cause)
+        Error::new(ErrorKind::Corrupt, format!("The layer `{}` is not a safetensors file", layer_name(layer)))
+            .caused_by(cause)
     };
     let path = store.blob_path(&layer.digest);
     let io = |cause| Error::io(ErrorKind::Store, "read", &path, cause);
-    let mut file = std::fs::File::open(&path).map_err(io)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io)?;
-    let available = layer.size.saturating_sub(8);
-    let length_of_header = u64::from_le_bytes(length).min(available).min(Header::MAX_LENGTH);
-    let mut bytes = length.to_vec();
-    file.take(length_of_header).read_to_end(&mut bytes).map_err(io)?;
-    Header::parse(&bytes, layer.size).map_err(damaged)
+    let mut file = File::open(&path).map_err(io)?;
+    let mut bytes = vec![0; layer.size.min(8) as usize];
+    file.read_exact(&mut bytes).map_err(io)?;
+    if let Some(prefix) = bytes.first_chunk() {
+        let start = data_start(*prefix, layer.size).map_err(damaged)?;
+        file.take(start - 8).read_to_end(&mut bytes).map_err(io)?;
+    }
+    Ok((parse_header(&bytes, layer.size).map_err(damaged)?, bytes))
 }

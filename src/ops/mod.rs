@@ -1,1 +1,9 @@
-//! (filled below)
+//! The use cases, one file each: options in, report out. The only room that joins the import half with
+//! the transfer half; it never prints and never reads the environment.
+
+pub mod create;
+mod explain;
+pub mod inspect;
+pub mod remove;
+pub mod transfer;
+pub mod verify;

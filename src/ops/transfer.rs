@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::copy::{CopyReport, copy};
+use crate::copy::{CopyReport, Direction, copy};
 use crate::error::Result;
 use crate::oci::Reference;
 use crate::progress::Progress;
@@ -39,7 +39,7 @@ pub async fn push(
 ) -> Result<CopyReport> {
     super::inspect::require(store, name)?;
     let remote = Remote::new(to, access.keychain.clone(), &access.options)?;
-    copy("push", store, name, &remote, to, access.options.concurrency, progress).await
+    copy(Direction::Push, store, name, &remote, to, access.options.concurrency, progress).await
 }
 
 /// Pulls `from` into the store as `name`. Blobs that the store has are not fetched.
@@ -55,7 +55,7 @@ pub async fn pull(
     progress: &Progress,
 ) -> Result<CopyReport> {
     let remote = Remote::new(from, access.keychain.clone(), &access.options)?;
-    copy("pull", &remote, from, store, name, access.options.concurrency, progress).await
+    copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await
 }
 
 /// Checks a credential with the registry and keeps it in docker's `config.json`.

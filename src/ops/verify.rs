@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::create;
 use super::explain::{self, Rebuilt};
-use super::inspect::{header, lock, require};
+use super::inspect::{lock, read_header, require};
 use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::plan::{Part, Plan, PlannedTensor, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
-use crate::source::Checkpoint;
+use crate::source::{Checkpoint, parse_config};
 use crate::store::{Damage, Store};
 
 /// How much is checked.
@@ -142,8 +142,13 @@ impl Verified {
 /// [`ErrorKind::NotFound`] when there is no such model. Damage is a finding, not an error.
 pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<Verified> {
     let target = require(store, &options.name)?;
-    let mut verified =
-        Verified { digest: target.digest, level: options.level, findings: Vec::new(), blobs: 0, not_checked: Vec::new() };
+    let mut verified = Verified {
+        digest: target.digest,
+        level: options.level,
+        findings: Vec::new(),
+        blobs: 0,
+        not_checked: Vec::new(),
+    };
     let manifest = match store.manifest(&target) {
         Ok((manifest, _)) => manifest,
         Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -250,7 +255,7 @@ impl Model<'_> {
     fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor]) -> Result<()> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
         let name = layer_name(layer);
-        let header = header(self.store, layer)?;
+        let (header, stored) = read_header(self.store, layer)?;
         let entries: Vec<Entry> = header
             .tensors
             .iter()
@@ -261,11 +266,6 @@ impl Model<'_> {
                 data_offsets: [entry.begin, entry.end],
             })
             .collect();
-        let mut stored = vec![0; header.data_start as usize];
-        let mut file = std::fs::File::open(self.store.blob_path(&layer.digest))
-            .map_err(|cause| Error::io(ErrorKind::Store, "open", &self.store.blob_path(&layer.digest), cause))?;
-        std::io::Read::read_exact(&mut file, &mut stored)
-            .map_err(|cause| Error::io(ErrorKind::Store, "read", &self.store.blob_path(&layer.digest), cause))?;
         let in_order = entries.is_sorted_by(|a, b| a.name < b.name);
         if encode_header(&header.metadata, &entries) != stored || !in_order {
             return Err(corrupt(format!("The layer `{name}` is not in canonical form")));
@@ -298,7 +298,8 @@ impl Model<'_> {
         let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == "config.json") else {
             return Ok(vec![Finding::new(Outcome::Corrupt, "The model has no `config.json`")]);
         };
-        let config = Checkpoint::parse_config(&self.store.read_blob(layer)?)?;
+        let config = parse_config(&self.store.read_blob(layer)?)
+            .map_err(|cause| Error::new(ErrorKind::Corrupt, "`config.json` is not JSON").caused_by(cause))?;
         let facts = ModelFacts::of(&config);
         let shapes = lock.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape));
         let contradictions = Family::of(&facts).contradictions(&facts, shapes);
@@ -333,10 +334,9 @@ impl Model<'_> {
             Ok(prepared) => prepared,
             Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
         };
-        let place = tempfile::Builder::new()
-            .prefix("kiln-rebuild-")
-            .tempdir()
-            .map_err(|cause| Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause))?;
+        let place = tempfile::Builder::new().prefix("kiln-rebuild-").tempdir().map_err(|cause| {
+            Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause)
+        })?;
         let store = Store::open(place.path())?;
         let import = store.begin_import()?;
         let dialect = Dialect::of(self.manifest);
@@ -380,6 +380,7 @@ fn planned(locked: &[&LockedTensor]) -> Result<crate::plan::PlannedBlob> {
             transform: Transform::Copy,
             scheme,
             why: "",
+            finite: false,
         })
     });
     let mut tensors: Vec<PlannedTensor> = tensors
