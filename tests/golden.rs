@@ -1,0 +1,195 @@
+//! The digests that kiln promises: each checkpoint and scheme has one manifest digest, on every machine,
+//! with every thread count, however the source was sharded and wherever it lay.
+//!
+//! `tests/golden/manifests.txt` is the record. A change that moves any output byte must raise
+//! `manifest::EPOCH`; `KILN_BLESS=1 cargo test --test golden` then writes the new record.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln::manifest::Dialect;
+use kiln::ops::create::{Created, Options, create};
+use kiln::ops::inspect::{Shown, show};
+use kiln::plan::Request;
+use kiln::store::Store;
+use kiln::{ErrorKind, Progress};
+use safetensors::SafeTensors;
+use tempfile::TempDir;
+
+const SCHEMES: [&str; 6] = ["none", "int4", "int8", "nvfp4", "mxfp4", "mxfp8"];
+
+fn checkpoints() -> Vec<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints");
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !["damaged", "hf-cache-llama"].contains(&name.as_str()))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 23, "{names:?}");
+    names
+}
+
+fn checkpoint(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name)
+}
+
+struct Fresh {
+    _place: TempDir,
+    store: Store,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        let place = TempDir::new().unwrap();
+        let store = Store::open(&place.path().join("store")).unwrap();
+        Self { _place: place, store }
+    }
+
+    fn create(&self, source: &Path, scheme: &str, threads: usize) -> kiln::Result<Created> {
+        let options = Options {
+            name: "model:golden".parse().unwrap(),
+            source: source.to_owned(),
+            request: Request { scheme: (scheme != "none").then(|| scheme.parse().unwrap()) },
+            dialect: Dialect::Ollama,
+            threads,
+        };
+        create(&self.store, &options, &Progress::silent())
+    }
+
+    fn show(&self) -> Shown {
+        show(&self.store, &"model:golden".parse().unwrap()).unwrap()
+    }
+
+    fn blob(&self, layer: &str) -> Vec<u8> {
+        let shown = self.show();
+        let found = shown.layers.iter().find(|shown| shown.name == layer).unwrap_or_else(|| panic!("no layer {layer}"));
+        self.store.read_blob(&found.descriptor).unwrap()
+    }
+}
+
+#[test]
+fn every_checkpoint_and_scheme_has_its_golden_digest() {
+    let mut table = String::new();
+    for name in checkpoints() {
+        let fresh = Fresh::new();
+        for scheme in SCHEMES {
+            let created = fresh.create(&checkpoint(&name), scheme, 2).unwrap();
+            writeln!(table, "{name} {scheme} {}", created.digest).unwrap();
+        }
+    }
+    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifests.txt");
+    if std::env::var_os("KILN_BLESS").is_some() {
+        fs::write(&record, &table).unwrap();
+    }
+    let golden = fs::read_to_string(&record).unwrap();
+    for (line, expected) in table.lines().zip(golden.lines()) {
+        assert_eq!(line, expected);
+    }
+    assert_eq!(table, golden);
+}
+
+/// The same tensors in other shards: `groups` files of another name, dealt out in turn.
+fn reshard(source: &Path, target: &Path, groups: usize) {
+    let mut shards: Vec<BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>> = vec![BTreeMap::new(); groups];
+    let mut files: Vec<PathBuf> = fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut dealt = 0;
+    for file in &files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name.ends_with(".safetensors") {
+            let bytes = fs::read(file).unwrap();
+            for (tensor, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+                shards[dealt % groups].insert(tensor, (view.dtype(), view.shape().to_vec(), view.data().to_vec()));
+                dealt += 1;
+            }
+        } else if !name.ends_with(".index.json") {
+            fs::copy(file, target.join(name)).unwrap();
+        }
+    }
+    let mut map = serde_json::Map::new();
+    for (index, shard) in shards.iter().enumerate() {
+        let name = format!("model-of-another-name-{index}.safetensors");
+        map.extend(shard.keys().map(|tensor| (tensor.clone(), name.clone().into())));
+        let views = shard.iter().map(|(tensor, (dtype, shape, data))| {
+            (tensor, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &target.join(name)).unwrap();
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    fs::write(target.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn threads_shards_names_and_places_do_not_show() {
+    for (name, scheme) in checkpoints().iter().zip(SCHEMES.iter().cycle()) {
+        let source = checkpoint(name);
+        let expected = Fresh::new().create(&source, scheme, 1).unwrap().digest;
+        assert_eq!(Fresh::new().create(&source, scheme, 7).unwrap().digest, expected, "{name} {scheme}: threads");
+        for groups in [1, 3] {
+            let elsewhere = TempDir::new().unwrap();
+            reshard(&source, elsewhere.path(), groups);
+            let again = Fresh::new().create(elsewhere.path(), scheme, 3).unwrap().digest;
+            assert_eq!(again, expected, "{name} {scheme}: {groups} shards");
+        }
+    }
+}
+
+#[test]
+fn experts_are_stacked_in_numeric_order() {
+    let name = "qwen3-moe-12e-bf16";
+    let fresh = Fresh::new();
+    fresh.create(&checkpoint(name), "none", 2).unwrap();
+    let blob = fresh.blob("model.layers.0.mlp.switch_mlp");
+    let stacked = SafeTensors::deserialize(&blob).unwrap();
+    let up = stacked.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
+    assert_eq!(up.shape()[0], 12);
+    let length = up.data().len() / 12;
+    let mut compared = 0;
+    for file in fs::read_dir(checkpoint(name)).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_none_or(|ending| ending != "safetensors") {
+            continue;
+        }
+        let bytes = fs::read(&file).unwrap();
+        let shard = SafeTensors::deserialize(&bytes).unwrap();
+        for expert in 0..12 {
+            if let Ok(source) = shard.tensor(&format!("model.layers.0.mlp.experts.{expert}.up_proj.weight")) {
+                assert_eq!(source.data(), &up.data()[expert * length..][..length], "expert {expert}");
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, 12);
+}
+
+#[test]
+fn stacked_and_per_expert_twins_give_the_same_tensor_blobs() {
+    for scheme in SCHEMES {
+        let blobs = |name: &str| {
+            let fresh = Fresh::new();
+            fresh.create(&checkpoint(name), scheme, 2).unwrap();
+            let tensors = kiln::oci::MediaType::OLLAMA_TENSOR;
+            let layers = fresh.show().layers.into_iter().filter(|layer| layer.descriptor.media_type == tensors);
+            layers.map(|layer| (layer.name, layer.descriptor.digest)).collect::<Vec<_>>()
+        };
+        let twins = (blobs("qwen3-moe-bf16"), blobs("qwen3-moe-stacked-bf16"));
+        assert!(twins.0.iter().any(|(name, _)| name == "model.layers.1.mlp.switch_mlp"), "{twins:?}");
+        assert_eq!(twins.0, twins.1, "{scheme}");
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_named_and_nothing_is_stored() {
+    let fresh = Fresh::new();
+    let source = checkpoint("damaged/nan-inf");
+    let error = fresh.create(&source, "int4", 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().contains("is not finite at element"), "{error}");
+    assert_eq!(fs::read_dir(fresh.store.root().join("blobs/sha256")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(fresh.store.root().join("ingest")).unwrap().count(), 0);
+    assert!(fresh.store.refs().unwrap().is_empty());
+    // Copied as it is, the checkpoint is the user's business.
+    fresh.create(&source, "none", 2).unwrap();
+}
