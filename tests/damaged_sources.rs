@@ -26,7 +26,7 @@ const SNAPSHOT: &str = "cache-dangling/models--acme--tiny-llama/snapshots/23a1a6
 
 #[rustfmt::skip]
 const TABLE: &[(&str, Verdict)] = &[
-    ("adapter-only", Refused(&["only a LoRA adapter", "`adapter_model.safetensors`", "Merge the adapter"])),
+    ("adapter-only", Refused(&["only a LoRA adapter without", "`adapter_model.safetensors`", "Merge the adapter"])),
     ("both-mono-and-shards", Noted(12, "`model.safetensors` is not used")),
     ("cache-dangling", Refused(&["model-00002-of-00003.safetensors`", "symbolic link to a file that is not there", "Finish the download"])),
     ("cache-dangling/models--acme--tiny-llama", Refused(&["model-00002-of-00003.safetensors`", "not there"])),
@@ -43,13 +43,13 @@ const TABLE: &[(&str, Verdict)] = &[
     ("empty-file", Refused(&["`model.safetensors` is empty"])),
     ("extra-consolidated", Noted(12, "`consolidated.safetensors` is not used")),
     ("fp8-missing-scale", Refused(&["`model.layers.0.mlp.gate_proj.weight`", "`model.layers.0.mlp.gate_proj.weight_scale_inv` is missing"])),
-    ("gguf-only", Refused(&["GGUF file, `model-Q4_K_M.gguf`", "original safetensors"])),
+    ("gguf-only", Refused(&["only a GGUF file, `model-Q4_K_M.gguf`", "original safetensors"])),
     ("header-len-2p63", Refused(&["`model.safetensors`", "9223372036854775808 bytes"])),
     ("header-len-beyond-file", Refused(&["`model.safetensors`", "ends at byte 90000008", "only 28016"])),
     ("header-not-json", Refused(&["`model.safetensors`", "header is not UTF-8"])),
     ("header-unaligned", Read(12)),
     ("hole-in-offsets", Refused(&["`model.safetensors`", "64 bytes before tensor `model.embed_tokens.weight`"])),
-    ("index-dotdot", Refused(&["`outside.safetensors`, but no `model*.safetensors`"])),
+    ("index-dotdot", Refused(&["not called `model*.safetensors`, `outside.safetensors`"])),
     ("index-dotdot/repo", Refused(&["`../outside.safetensors`", "not in the checkpoint's own directory"])),
     ("index-empty-map", Refused(&["shard index lists no tensor"])),
     ("index-missing-tensor", Refused(&["`model.layers.0.mlp.extra_proj.weight`", "`model-00001-of-00002.safetensors`", "in no shard"])),
@@ -71,7 +71,7 @@ const TABLE: &[(&str, Verdict)] = &[
     ("no-config", Refused(&["config.json` is missing", "same revision"])),
     ("odd-tensor-names", Refused(&["`model.safetensors`", "a tensor has an empty name"])),
     ("overlapping-offsets", Refused(&["`model.safetensors`", "`model.layers.0.input_layernorm.weight` overlaps"])),
-    ("pytorch-bin-only", Refused(&["only a pickle, `pytorch_model.bin`", "Convert it to safetensors"])),
+    ("pytorch-bin-only", Refused(&["only a pickle", "`pytorch_model.bin`", "Convert it to safetensors"])),
     ("scalar-and-int-tensors", Read(16)),
     ("shards-without-index", Read(12)),
     ("symlink-loop", Refused(&["model.safetensors` is a symbolic link that leads back to itself"])),

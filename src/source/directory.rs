@@ -16,6 +16,46 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
+/// What people name instead of a checkpoint: how its files are called, what it is, what to do.
+type Instead = (fn(&str) -> bool, &'static str, &'static str);
+const INSTEAD: [Instead; 7] = [
+    (
+        |name| name.starts_with("adapter_") && is_weights(name),
+        "a LoRA adapter without the model it adapts",
+        "Merge the adapter into its base model first",
+    ),
+    (
+        |name| name.starts_with("consolidated") && is_weights(name),
+        "weights in Mistral's own naming",
+        "Use the checkpoint that has `model*.safetensors`",
+    ),
+    (
+        |name| name == "model_index.json",
+        "the description of a diffusion pipeline",
+        "Name the folder of one of its models",
+    ),
+    (
+        is_weights,
+        "weights that are not called `model*.safetensors`",
+        "Add the index of the shards, or name the weights `model.safetensors`",
+    ),
+    (
+        |name| ends_with(name, &[".gguf"]),
+        "a GGUF file",
+        "Use the original safetensors checkpoint: a GGUF file is quantized already",
+    ),
+    (
+        |name| ends_with(name, &[".bin", ".pt", ".pth", ".ckpt", ".pkl"]),
+        "a pickle, which runs code when it is read",
+        "Convert it to safetensors first, or use a revision that has them",
+    ),
+    (
+        |name| ends_with(name, &[".h5", ".msgpack", ".onnx", ".npz", ".tflite"]),
+        "weights of another framework",
+        "Use a revision of the model that has safetensors",
+    ),
+];
+
 /// The names in a checkpoint's directory, hidden ones left out.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -50,12 +90,12 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The files that hold the weights when there is no index.
+    /// The files in `root` that hold the weights when there is no index.
     ///
     /// # Errors
     /// [`ErrorKind::Input`]: none, both layouts at once, or a gap in the numbers; what there is
     /// instead of weights is named.
-    pub(super) fn weights(&self) -> Result<Vec<&str>> {
+    pub(super) fn weights(&self, root: &Path) -> Result<Vec<&str>> {
         let weights: Vec<&str> = self
             .files
             .iter()
@@ -63,7 +103,7 @@ impl Listing {
             .filter(|name| name.starts_with("model") && is_weights(name))
             .collect();
         if weights.is_empty() {
-            return Err(self.no_weights());
+            return Err(self.no_weights(root));
         }
         if weights.len() > 1 && weights.contains(&SINGLE) {
             let other = weights.iter().find(|name| **name != SINGLE).copied().unwrap_or_default();
@@ -75,13 +115,10 @@ impl Listing {
         let fits = |(number, of): &(u64, u64)| *of == total && (1..=total).contains(number);
         let there: BTreeSet<u64> = numbers.iter().map(|(number, _)| *number).collect();
         if there.len() != weights.len() || !numbers.iter().all(fits) {
-            let [first, .., last] = weights.as_slice() else {
-                return Err(Error::input(format!("{} has a number that cannot be", quoted(weights[0]))));
-            };
             return Err(Error::input(format!(
-                "{} to {} are not the shards of one checkpoint, and no index tells",
-                quoted(first),
-                quoted(last)
+                "The numbers of the shards {} to {} do not fit together, and there is no index",
+                quoted(weights[0]),
+                quoted(weights[weights.len() - 1])
             )));
         }
         if (there.len() as u64) < total {
@@ -94,41 +131,15 @@ impl Listing {
         Ok(weights)
     }
 
-    /// What is there instead of `model*.safetensors`.
-    fn no_weights(&self) -> Error {
-        let find = |test: &dyn Fn(&str) -> bool| self.files.iter().find(|name| test(name)).map(|name| quoted(name));
-        let ending = |endings: &'static [&'static str]| {
-            find(&|name| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending)))
-        };
-        if let Some(name) = find(&|name| name.starts_with("adapter_") && is_weights(name)) {
-            return Error::input(format!("The directory has only a LoRA adapter, {name}, and not the model it adapts"))
-                .hint("Merge the adapter into its base model first");
+    /// Says what is in `root` instead of `model*.safetensors`.
+    fn no_weights(&self, root: &Path) -> Error {
+        let root = root.display();
+        for (is_it, what, hint) in INSTEAD {
+            if let Some(name) = self.files.iter().find(|name| is_it(name)) {
+                return Error::input(format!("`{root}` has only {what}, {}", quoted(name))).hint(hint);
+            }
         }
-        if let Some(name) = find(&|name| name.starts_with("consolidated") && is_weights(name)) {
-            return Error::input(format!("The directory has only {name}, in Mistral's own naming"))
-                .hint("Use the checkpoint that has `model*.safetensors`");
-        }
-        if let Some(name) = find(&|name| name == "model_index.json") {
-            return Error::input(format!("The directory is a diffusion pipeline, described by {name}"))
-                .hint("Name the folder of one of its models");
-        }
-        if let Some(name) = find(&is_weights) {
-            return Error::input(format!("The directory has {name}, but no `model*.safetensors`"))
-                .hint("Add the index of its shards, or name the weights `model.safetensors`");
-        }
-        if let Some(name) = ending(&[".gguf"]) {
-            return Error::input(format!("The directory has only a GGUF file, {name}"))
-                .hint("Use the original safetensors checkpoint: a GGUF file is quantized already");
-        }
-        if let Some(name) = ending(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]) {
-            return Error::input(format!("The directory has only a pickle, {name}, which runs code when it is read"))
-                .hint("Convert it to safetensors first, or use a revision that has them");
-        }
-        if let Some(name) = ending(&[".h5", ".msgpack", ".onnx", ".npz", ".tflite"]) {
-            return Error::input(format!("The directory has only {name}, and no safetensors"))
-                .hint("Use a revision of the model that has safetensors");
-        }
-        Error::input("The directory has no `model*.safetensors`")
+        Error::input(format!("`{root}` has no `model*.safetensors`"))
             .hint("Name the directory that has the weights and `config.json`")
     }
 
@@ -145,10 +156,14 @@ pub(super) fn is_weights(name: &str) -> bool {
 /// Whether the file is kept byte for byte: configuration, tokenizer, chat template, licence.
 fn is_sidecar(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    let kept = [".json", ".jinja", ".model", ".txt", ".tiktoken"].iter().any(|ending| name.ends_with(ending));
     let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|word| upper.starts_with(word));
+    let kept = licence || ends_with(name, &[".json", ".jinja", ".model", ".txt", ".tiktoken"]);
     let never = [".safetensors", ".bin", ".gguf", ".py", ".safetensors.index.json"];
-    (kept || licence) && !upper.starts_with("README") && !never.iter().any(|ending| name.ends_with(ending))
+    kept && !upper.starts_with("README") && !ends_with(name, &never)
+}
+
+fn ends_with(name: &str, endings: &[&str]) -> bool {
+    endings.iter().any(|ending| name.ends_with(ending))
 }
 
 /// The `X` and `N` of `model-X-of-N.safetensors`.

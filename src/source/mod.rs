@@ -92,7 +92,7 @@ impl Checkpoint {
         let index = if listing.files.contains(INDEX) { Some(open_index(&root)?) } else { None };
         let names: Vec<&str> = match &index {
             Some((_, index)) => index.names().into_iter().collect(),
-            None => listing.weights()?,
+            None => listing.weights(&root)?,
         };
         let mut checkpoint = Self {
             config: Value::Null,

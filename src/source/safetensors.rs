@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::{Dtype, is_printable, quoted};
 use crate::error::{Error, Result};
@@ -268,10 +268,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
                     shape.replace(dimensions).is_some()
                 }
                 "data_offsets" => offsets.replace(fields.next_value::<[u64; 2]>()?).is_some(),
-                _ => {
-                    fields.next_value::<IgnoredAny>()?;
-                    return Err(A::Error::custom(format_args!("the field {} is unknown", quoted(&field))));
-                }
+                _ => return Err(A::Error::custom(format_args!("the field {} is unknown", quoted(&field)))),
             };
             if before {
                 return Err(A::Error::custom(format_args!("the field `{field}` is there twice")));
@@ -311,5 +308,227 @@ impl<'de> Visitor<'de> for ShapeVisitor {
             shape.push(dimension);
         }
         Ok(shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use safetensors::tensor::{TensorView, serialize};
+
+    use super::*;
+    use crate::source::chain;
+
+    /// A file with this header text and `data` bytes behind it.
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Header> {
+        parse_header(bytes, bytes.len() as u64)
+    }
+
+    fn entry(dtype: &str, shape: &str, offsets: &str) -> String {
+        format!(r#"{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], words: &str) {
+        let message = chain(&parse(bytes).expect_err(words));
+        assert!(message.contains(words), "`{words}` is not in: {message}");
+    }
+
+    #[test]
+    fn a_header_is_read_in_data_order() {
+        let text = format!(
+            r#"  {{"z":{},"a":{},"none":{},"__metadata__":{{"format":"pt"}},"s":{}}} {}"#,
+            entry("BF16", "[2,1]", "[0,4]"),
+            entry("U8", "[3]", "[4,7]"),
+            entry("F32", "[0,5]", "[4,4]"),
+            entry("F64", "[]", "[7,15]"),
+            " \t\r\n"
+        );
+        let header = parse(&file(&text, 15)).unwrap();
+        let names: Vec<&str> = header.tensors.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["z", "none", "a", "s"]);
+        assert_eq!(header.metadata["format"], "pt");
+        assert_eq!(header.data_start, text.len() as u64 + 8);
+        assert_eq!(header.tensors[3].shape, [0; 0]);
+    }
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_read() {
+        for length in [u64::MAX, 1 << 63, MAX_HEADER + 1] {
+            refused(&[length.to_le_bytes().as_slice(), b"{}"].concat(), "more than the 100000000 allowed");
+        }
+        refused(&[99u64.to_le_bytes().as_slice(), b"{}"].concat(), "ends at byte 107, but the file has only 10");
+        for length in 0..8 {
+            refused(&vec![0; length], "too few for a header");
+        }
+        // The header is there according to the size of the file, but was not handed in.
+        let error = parse_header(&file("{}", 0)[..9], 10).unwrap_err();
+        assert_eq!(error.to_string(), "The header is cut off");
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let metadata = |value: &str| format!(r#"{{"__metadata__":{value}}}"#);
+        let table = [
+            ("", "EOF"),
+            ("[]", "object of tensors"),
+            ("null", "object of tensors"),
+            ("\u{feff}{}", "expected value"),
+            ("{}\0", "trailing characters"),
+            ("{}{}", "trailing characters"),
+            ("{", "EOF"),
+            (&deep, "an object with `dtype`"),
+            (&metadata("null"), "object of strings"),
+            (&metadata(r#"{"a":1}"#), "expected a string"),
+            (&metadata(r#"{"a":"1","\u0061":"1"}"#), "`a` is there twice"),
+            (r#"{"__metadata__":{},"__metadata__":{}}"#, "`__metadata__` is there twice"),
+            (r#"{"a":["F32",[1],[0,4]]}"#, "an object with `dtype`"),
+            (r#"{"a":{"dtype":"F32","shape":[1]}}"#, "missing field `data_offsets`"),
+            (r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":{}}}"#, "the field `x` is unknown"),
+            (r#"{"a":{"dtype":"F32","dtype":"F32"}}"#, "`dtype` is there twice"),
+            (r#"{"\ud800":{}}"#, "surrogate"),
+        ];
+        for (text, words) in table {
+            refused(&file(text, 4), words);
+        }
+        refused(&[[2; 1].as_slice(), &[0; 7], b"\xff{"].concat(), "not UTF-8");
+    }
+
+    #[test]
+    fn hostile_extents_are_refused() {
+        let max = u64::MAX.to_string();
+        let table = [
+            // A product that overflows, also when a zero comes first or last.
+            ("F32", format!("[{max},2]"), "[0,4]", "larger than any file"),
+            ("F32", "[4611686018427387904]".to_owned(), "[0,0]", "larger than any file"),
+            ("F32", format!("[0,{max}]"), "[0,0]", "larger than any file"),
+            ("U8", format!("[{max},{max},0]"), "[0,0]", "larger than any file"),
+            ("F32", "[2]".to_owned(), "[0,4]", "takes 8 bytes, but its offsets span 4"),
+            ("F32", "[]".to_owned(), "[0,8]", "takes 4 bytes, but its offsets span 8"),
+            ("U8", "[4]".to_owned(), "[8,4]", "begins at byte 8 and ends before it"),
+            ("U8", format!("[{max}]"), "[0,18446744073709551615]", "but the file has only 4"),
+            ("U8", "[4]".to_owned(), "[0,4.0]", "floating point `4.0`"),
+            ("U8", "[4]".to_owned(), "[0,4e0]", "floating point `4.0`"),
+            ("U8", "[4]".to_owned(), "[-0,4]", "floating point `-0.0`"),
+            ("U8", "[4]".to_owned(), "[-4,0]", "integer `-4`"),
+            ("U8", "[4]".to_owned(), "[0,4,4]", "trailing characters"),
+            ("U8", "[4]".to_owned(), "[0]", "invalid length 1"),
+            ("U8", "[4]".to_owned(), "[0,18446744073709551616]", "floating point"),
+            ("U8", "4".to_owned(), "[0,4]", "list of dimensions"),
+            ("U8", "[-4]".to_owned(), "[0,4]", "integer `-4`"),
+            ("U8", "[1,1,1,1,1,1,1,1,4]".to_owned(), "[0,4]", "more than 8 dimensions"),
+            ("F31", "[1]".to_owned(), "[0,4]", "`F31` is unknown"),
+            ("f32", "[1]".to_owned(), "[0,4]", "`f32` is unknown"),
+            ("F4", "[8]".to_owned(), "[0,4]", "less than a byte"),
+        ];
+        for (dtype, shape, offsets, words) in table {
+            let bytes = file(&format!(r#"{{"it.weight":{}}}"#, entry(dtype, &shape, offsets)), 4);
+            refused(&bytes, words);
+            refused(&bytes, "ensor `it.weight`");
+        }
+        let pair = |a: &str, b: &str| {
+            let text = format!(r#"{{"a":{},"b":{}}}"#, entry("U8", "[2]", a), entry("U8", "[2]", b));
+            file(&text, 4)
+        };
+        parse(&pair("[2,4]", "[0,2]")).unwrap();
+        refused(&pair("[0,2]", "[1,3]"), "`b` overlaps");
+        refused(&pair("[0,2]", "[0,2]"), "`b` overlaps");
+        refused(&pair("[1,3]", "[3,5]"), "1 bytes before tensor `a`");
+        refused(&pair("[0,2]", "[3,5]"), "1 bytes before tensor `b`");
+        refused(&file("{}", 4), "4 bytes follow");
+    }
+
+    #[test]
+    fn names_are_data_that_can_be_shown() {
+        let named = |name: &str| file(&format!(r#"{{"{name}":{}}}"#, entry("U8", "[4]", "[0,4]")), 4);
+        for name in ["../../etc/x", "/abs", "..", "a b", "snowman☃", "\\\"", &"x".repeat(MAX_NAME)] {
+            parse(&named(name)).unwrap();
+        }
+        for name in [r"a\u0000b", r"a\nb", r"\u001b[2J", "\u{202e}x", "\u{7f}", r"\u0085", "a\u{200b}"] {
+            refused(&named(name), "has control characters");
+            let message = chain(&parse(&named(name)).unwrap_err());
+            assert!(is_printable(&message), "{message:?}");
+        }
+        refused(&named(""), "empty name");
+        let message = chain(&parse(&named(&"x".repeat(MAX_NAME + 1))).unwrap_err());
+        assert!(message.contains("longer than 4096") && message.len() < 500, "{message}");
+    }
+
+    #[test]
+    fn a_name_spelled_in_two_ways_is_one_name() {
+        let text = format!(r#"{{"a":{},"\u0061":{}}}"#, entry("U8", "[2]", "[0,2]"), entry("U8", "[2]", "[2,4]"));
+        refused(&file(&text, 4), "`a` is in the header twice");
+    }
+
+    #[test]
+    fn more_tensors_than_any_checkpoint_has_are_refused() {
+        let none = entry("U8", "[0]", "[0,0]");
+        let many: Vec<String> = (0..=MAX_TENSORS).map(|n| format!(r#""{n}":{none}"#)).collect();
+        refused(&file(&format!("{{{}}}", many.join(",")), 0), "more than 1000000 tensors");
+    }
+
+    fn tensors() -> impl Strategy<Value = HashMap<String, (safetensors::Dtype, Vec<usize>)>> {
+        use safetensors::Dtype as D;
+        let dtype = prop::sample::select(vec![D::BOOL, D::U8, D::F8_E4M3, D::F8_E8M0, D::BF16, D::F32, D::I64, D::C64]);
+        prop::collection::hash_map("[a-z.0-9/é\"]{1,12}", (dtype, prop::collection::vec(0..4usize, 0..4)), 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_reference_library_writes_is_read(tensors in tensors(), note in prop::option::of(".{0,20}")) {
+            let size = |(dtype, shape): &(safetensors::Dtype, Vec<usize>)| {
+                dtype.bitsize() / 8 * shape.iter().product::<usize>()
+            };
+            let data: HashMap<&String, Vec<u8>> =
+                tensors.iter().map(|(name, tensor)| (name, vec![name.len() as u8; size(tensor)])).collect();
+            let views = tensors.iter().map(|(name, (dtype, shape))| {
+                (name.clone(), TensorView::new(*dtype, shape.clone(), &data[name]).unwrap())
+            });
+            let metadata = note.map(|note| HashMap::from([("note".to_owned(), note)]));
+            let bytes = serialize(views, metadata.clone()).unwrap();
+
+            let header = parse(&bytes).unwrap();
+            prop_assert_eq!(header.tensors.len(), tensors.len());
+            prop_assert_eq!(header.metadata.get("note"), metadata.as_ref().and_then(|map| map.get("note")));
+            for tensor in &header.tensors {
+                let (dtype, shape) = &tensors[&tensor.name];
+                prop_assert_eq!(tensor.dtype.to_string(), dtype.to_string());
+                prop_assert!(tensor.shape.iter().eq(shape.iter().map(|dimension| *dimension as u64).collect::<Vec<_>>().iter()));
+                let range = (header.data_start + tensor.begin) as usize..(header.data_start + tensor.end) as usize;
+                prop_assert_eq!(&bytes[range], data[&tensor.name].as_slice());
+            }
+        }
+
+        #[test]
+        fn what_is_accepted_the_reference_library_accepts(
+            bytes in prop::collection::vec(any::<u8>(), 0..40), edits in prop::collection::vec((0..200usize, any::<u8>()), 0..3),
+        ) {
+            let _ = parse(&bytes);
+            let text = format!(r#"{{"a":{},"b":{}}}"#, entry("U8", "[2]", "[0,2]"), entry("BF16", "[0,1]", "[2,2]"));
+            let mut bytes = file(&text, 2);
+            for (at, byte) in edits {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            if let Ok(header) = parse(&bytes) {
+                let theirs = safetensors::SafeTensors::deserialize(&bytes);
+                prop_assert!(theirs.is_ok_and(|theirs| theirs.len() == header.tensors.len()));
+            }
+        }
+
+        #[test]
+        fn json_of_any_shape_does_not_panic(text in r#"\{("[a-z_]{0,4}"|[\[\]{}:,0-9.eE-]|"dtype":"U8"|"shape":|"data_offsets":|null){0,30}\}"#) {
+            let _ = parse(&file(&text, 4));
+        }
     }
 }
