@@ -183,3 +183,104 @@ fn scale_shape(shape: &[u64]) -> Option<Vec<u64>> {
     let (matrices, edges) = shape.split_at_checked(shape.len().checked_sub(2)?)?;
     Some(matrices.iter().copied().chain(edges.iter().map(|edge| edge.div_ceil(BLOCK))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    type Row<'a> = (&'a str, &'a str, &'a [u64]);
+
+    fn classified(config: &Value, rows: &[Row<'_>]) -> Result<SourceKind> {
+        let tensor = |(name, dtype, shape): &Row<'_>| {
+            Ok(((*name).to_owned(), Tensor { dtype: dtype.parse()?, shape: shape.to_vec() }))
+        };
+        let tensors = rows.iter().map(tensor).collect::<Result<_>>()?;
+        classify(&Claim::of(config, false), &tensors)
+    }
+
+    fn method(name: &str) -> Value {
+        json!({"quantization_config": {"quant_method": name}})
+    }
+
+    fn block_fp8() -> Value {
+        json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})
+    }
+
+    #[test]
+    fn the_tensors_decide_and_the_configuration_names() {
+        use SourceKind::{BlockFp8, Float, Prequantized};
+        let compressed = |block: Value| {
+            let weights = json!({"type": "float", "num_bits": 8, "block_structure": block});
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": weights}}}})
+        };
+        let fp8: &[Row<'_>] = &[("a.weight", "F8_E4M3", &[64, 192]), ("a.weight_scale_inv", "F32", &[1, 2])];
+        let fp8_scale: &[Row<'_>] = &[("a.weight", "F8_E4M3", &[64, 192]), ("a.weight_scale", "BF16", &[1, 2])];
+        let stacked: &[Row<'_>] =
+            &[("experts.up_proj", "F8_E4M3", &[4, 129, 128]), ("experts.up_proj_scale_inv", "BF16", &[4, 2, 1])];
+        let scalar: &[Row<'_>] = &[("a.weight", "F8_E4M3", &[64, 192]), ("a.weight_scale", "F32", &[])];
+        let nvfp4: &[Row<'_>] = &[("a.weight", "U8", &[4, 8]), ("a.weight_scale", "F8_E4M3", &[4, 1])];
+        let int8: &[Row<'_>] = &[("a.weight", "I8", &[4, 8]), ("a.weight_scale", "BF16", &[4, 1])];
+        let table: [(Value, &[Row<'_>], SourceKind); 23] = [
+            (json!({}), &[("a.weight", "BF16", &[4, 4]), ("position_ids", "I64", &[1, 4])], Float),
+            (json!({}), &[("router.scale", "BF16", &[4]), ("router.proj.weight", "F32", &[4, 4])], Float),
+            (json!({}), &[("a.scales", "BF16", &[4]), ("a.weight", "BF16", &[4, 4])], Float),
+            (method("awq"), &[("a.weight", "F16", &[4, 4])], Float),
+            (json!({}), &[("mask.weight", "U8", &[4]), ("a_blocks", "U8", &[4])], Float),
+            (block_fp8(), fp8, BlockFp8),
+            (json!({"text_config": block_fp8()}), fp8, BlockFp8),
+            (block_fp8(), fp8_scale, BlockFp8),
+            (block_fp8(), stacked, BlockFp8),
+            (compressed(json!([128, 128])), fp8_scale, BlockFp8),
+            (compressed(json!([64, 128])), fp8_scale, Prequantized("compressed-tensors")),
+            (compressed(Value::Null), scalar, Prequantized("compressed-tensors")),
+            (method("fp8"), scalar, Prequantized("fp8")),
+            (json!({}), fp8, Prequantized("fp8")),
+            (json!({}), &[("a.weight", "U32", &[4, 8]), ("a.scales", "BF16", &[4, 1])], Prequantized("mlx")),
+            (json!({}), &[("x_blocks", "U8", &[4, 1, 16]), ("x_scales", "U8", &[4, 1])], Prequantized("gpt-oss mxfp4")),
+            (json!({}), nvfp4, Prequantized("modelopt")),
+            (method("modelopt"), nvfp4, Prequantized("modelopt")),
+            (method("compressed-tensors"), int8, Prequantized("compressed-tensors")),
+            (json!({}), &[("a.weight_packed", "U8", &[4, 8])], Prequantized("compressed-tensors")),
+            (json!({}), &[("a.qweight", "I32", &[4, 8]), ("a.scales", "F16", &[4])], Prequantized("gptq")),
+            (method("awq"), &[("a.qweight", "I32", &[4, 8])], Prequantized("awq")),
+            (json!({}), &[("a.weight", "U8", &[4, 8])], Prequantized("an unknown method")),
+        ];
+        for (config, rows, expected) in table {
+            assert_eq!(classified(&config, rows).unwrap(), expected, "{config} {rows:?}");
+        }
+    }
+
+    #[test]
+    fn eight_bit_floats_that_cannot_be_read_are_refused_by_name() {
+        let table: [(&[Row<'_>], &str); 7] = [
+            (&[("a.weight", "F8_E5M2", &[4, 4])], "`a.weight` has the dtype F8_E5M2"),
+            (&[("a.weight", "F8_E4M3FNUZ", &[4, 4])], "`a.weight` has the dtype F8_E4M3FNUZ"),
+            (&[("a.weight", "F8_E4M3", &[4, 4])], "its scale `a.weight_scale_inv` is missing"),
+            (&[("experts.up_proj", "F8_E4M3", &[4, 4])], "its scale `experts.up_proj_scale_inv` is missing"),
+            (
+                &[("a", "F8_E4M3", &[129, 4]), ("a_scale_inv", "F32", &[1, 1])],
+                "`a_scale_inv` of shape [1, 1] does not fit",
+            ),
+            (&[("a", "F8_E4M3", &[4]), ("a_scale_inv", "F32", &[1])], "does not fit the shape [4]"),
+            (&[("a", "F8_E4M3", &[4, 4]), ("a_scale_inv", "I32", &[1, 1])], "`a_scale_inv` has the dtype I32"),
+        ];
+        for (rows, words) in table {
+            let error = classified(&block_fp8(), rows).unwrap_err();
+            assert!(error.to_string().contains(words), "{rows:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_of_any_shape_is_read() {
+        for config in [
+            json!({"quantization_config": 1}),
+            json!({"text_config": []}),
+            method("fp9"),
+            json!({"quantization_config": {"quant_method": 1, "config_groups": []}}),
+        ] {
+            assert_eq!(classified(&config, &[("a.weight", "BF16", &[4, 4])]).unwrap(), SourceKind::Float, "{config}");
+        }
+    }
+}

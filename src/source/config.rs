@@ -48,6 +48,8 @@ fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -72,5 +74,15 @@ mod tests {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
         assert!(parse("\u{feff}\u{feff}{}".as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_json_already_is_read_the_same(text in r#"[{\[]?("(NaN|-Infinity|\\\\|\\"|é)*"|[:,]|-?[0-9]|null|NaN|-?Infinity){0,6}[}\]]?"#) {
+            let ours = parse(text.as_bytes());
+            if let Ok(same) = json::parse(text.as_bytes()) {
+                prop_assert_eq!(ours.unwrap(), same);
+            }
+        }
     }
 }

@@ -270,3 +270,96 @@ pub(super) fn check_inside(root: &Path, name: &str) -> Result<()> {
     Err(Error::input(format!("{} is a symbolic link that leads out of the checkpoint", quoted(name)))
         .hint("Replace the link by a copy of the file"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(files: &[&str]) -> Listing {
+        Listing { files: files.iter().map(|name| (*name).to_owned()).collect(), ..Listing::default() }
+    }
+
+    #[test]
+    fn without_an_index_names_decide() {
+        let table: [(&[&str], Result<usize, &str>); 15] = [
+            (&["model.safetensors", "tokenizer.json", "mtp.safetensors"], Ok(1)),
+            (&["model-00001-of-00001.safetensors"], Ok(1)),
+            (&["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"], Ok(2)),
+            (&["model-a.safetensors", "model-b.safetensors"], Ok(2)),
+            (&["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"], Err("Shard 2 of 3")),
+            (&["model-00001-of-00002.safetensors"], Err("Shard 2 of 2")),
+            (&["model-00002-of-00002.safetensors"], Err("Shard 1 of 2")),
+            (&["model-1-of-99999999999.safetensors"], Err("Shard 2 of 99999999999")),
+            (&["model-00003-of-00002.safetensors"], Err("do not fit together")),
+            (&["model-0-of-1.safetensors"], Err("do not fit together")),
+            (&["model-1-of-1.safetensors", "model-1-of-2.safetensors"], Err("do not fit together")),
+            (&["model-1-of-2.safetensors", "model-01-of-2.safetensors"], Err("do not fit together")),
+            (&["model-1-of-1.safetensors", "model-x.safetensors"], Err("do not fit together")),
+            (
+                &["model.safetensors", "model-00001-of-00001.safetensors"],
+                Err("Both `model.safetensors` and `model-00001"),
+            ),
+            (&["model-1-of-+1.safetensors", "model.safetensors"], Err("Both")),
+        ];
+        for (files, expected) in table {
+            match (listing(files).weights(Path::new("there")).map(|names| names.len()), expected) {
+                (Ok(count), Ok(expected)) => assert_eq!(count, expected, "{files:?}"),
+                (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{files:?}: {error}"),
+                (result, _) => panic!("{files:?}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_there_instead_of_weights_is_named() {
+        let table: [(&[&str], &str); 8] = [
+            (&["adapter_model.safetensors"], "`there` has only a LoRA adapter"),
+            (&["consolidated.safetensors", "params.json"], "Mistral's own naming, `consolidated.safetensors`"),
+            (&["model_index.json"], "diffusion pipeline"),
+            (&["pytorch_model.safetensors", "pytorch_model.bin"], "not called `model*.safetensors`"),
+            (&["model-Q4_K_M.gguf"], "a GGUF file"),
+            (&["pytorch_model.bin"], "a pickle"),
+            (&["tf_model.h5"], "another framework"),
+            (&["config.json"], "`there` has no `model*.safetensors`"),
+        ];
+        for (files, words) in table {
+            let error = listing(files).weights(Path::new("there")).unwrap_err();
+            assert!(error.to_string().contains(words) && error.hint_text().is_some(), "{files:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn sidecars_are_what_a_runtime_or_a_lawyer_reads() {
+        let kept = [
+            "config.json",
+            "tokenizer.model",
+            "vocab.json",
+            "merges.txt",
+            "chat_template.jinja",
+            "qwen.tiktoken",
+            "LICENSE",
+            "License.txt",
+            "LICENCE.md",
+            "USE_POLICY.md",
+            "Notice",
+            "COPYING.LESSER",
+        ];
+        let left = [
+            "README.md",
+            "readme.txt",
+            "notes.md",
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "consolidated.safetensors.index.json",
+            "pytorch_model.bin",
+            "model.gguf",
+            "modeling_x.py",
+            "LICENSE.py",
+            "config.JSON5",
+        ];
+        let names = [kept.as_slice(), &left].concat();
+        let mut expected = kept.to_vec();
+        expected.sort_unstable();
+        assert_eq!(listing(&names).sidecars().collect::<Vec<_>>(), expected);
+    }
+}

@@ -83,6 +83,8 @@ struct Metadata {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::source::chain;
 
@@ -136,6 +138,23 @@ mod tests {
         for (text, words) in table {
             let message = chain(&parse_index(text.as_bytes()).unwrap_err());
             assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_shard_that_is_accepted_is_a_plain_name(shard in r"[a./\\:\x00-\x1f]{0,6}(\.safetensors)?") {
+            let text = serde_json::json!({"weight_map": {"t": &shard}}).to_string();
+            if parse_index(text.as_bytes()).is_ok() {
+                let path = std::path::Path::new(&shard);
+                prop_assert_eq!(path.file_name().and_then(|name| name.to_str()), Some(shard.as_str()));
+                prop_assert_eq!(path.components().count(), 1);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert!(parse_index(&bytes).is_err());
         }
     }
 }

@@ -218,6 +218,10 @@ impl Checkpoint {
             let file = Opened::open(&self.root, name)?;
             let header = read_header(&file, MAX_HEADERS - headers)?;
             headers += header.data_start;
+            if self.tensors.len() + header.tensors.len() > safetensors::MAX_TENSORS {
+                let message = format!("The checkpoint has more than {} tensors", safetensors::MAX_TENSORS);
+                return Err(Error::input(message));
+            }
             let shard = self.shards.len();
             for entry in header.tensors {
                 if let Some(other) = self.tensors.get(&entry.name) {

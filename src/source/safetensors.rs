@@ -396,7 +396,7 @@ mod tests {
             (r#"{"a":{"dtype":"F32","shape":[1]}}"#, "missing field `data_offsets`"),
             (r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":{}}}"#, "the field `x` is unknown"),
             (r#"{"a":{"dtype":"F32","dtype":"F32"}}"#, "`dtype` is there twice"),
-            (r#"{"\ud800":{}}"#, "surrogate"),
+            (r#"{"\ud800":{}}"#, "hex escape"),
         ];
         for (text, words) in table {
             refused(&file(text, 4), words);
