@@ -13,7 +13,7 @@ pub use crate::source::{Dtype, Sidecar};
 pub use kind::SourceKind;
 
 use crate::error::{Error, Result};
-use crate::source::{Checkpoint, parse_config};
+use crate::source::Checkpoint;
 
 /// What a tensor is, without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +74,7 @@ fn is_there(checkpoint: &Checkpoint, name: &str) -> bool {
 
 fn template(checkpoint: &Checkpoint) -> Result<Option<String>> {
     if is_there(checkpoint, "tokenizer_config.json") {
-        let tokenizer = parse_config(&checkpoint.read_sidecar("tokenizer_config.json")?)
-            .map_err(|e| Error::input("`tokenizer_config.json` is malformed").caused_by(e))?;
+        let tokenizer = checkpoint.parse_sidecar("tokenizer_config.json")?;
         if let Some(template) = tokenizer["chat_template"].as_str() {
             return Ok(Some(template.to_owned()));
         }

@@ -24,10 +24,11 @@ use directory::{INDEX, Listing};
 use files::{Opened, Stamp};
 
 const CONFIG: &str = "config.json";
+
 /// The largest sidecar that is read, in bytes.
 pub const MAX_SIDECAR: u64 = 64 << 20;
-/// The largest `config.json` and shard index, in bytes: they are parsed, which takes many times that.
-const MAX_CONFIG: u64 = 8 << 20;
+/// The largest configuration and shard index, in bytes: they are parsed, which takes many times that.
+const MAX_CONFIG: u64 = 16 << 20;
 const MAX_INDEX: u64 = 32 << 20;
 /// The headers of all shards together, in bytes, and the number of shards.
 const MAX_HEADERS: u64 = 256 << 20;
@@ -73,6 +74,7 @@ pub struct Checkpoint {
     config: Value,
     tensors: BTreeMap<String, TensorInfo>,
     sidecars: Vec<Sidecar>,
+    /// Of each sidecar, in their order.
     stamps: Vec<Stamp>,
     index: Option<Opened>,
     shards: Vec<Opened>,
@@ -105,7 +107,7 @@ impl Checkpoint {
             shards: Vec::new(),
         };
         checkpoint.list_sidecars(&listing)?;
-        checkpoint.config = checkpoint.parse_config()?;
+        checkpoint.config = checkpoint.read_config()?;
         checkpoint.open_shards(&names)?;
         if let Some((file, index)) = index {
             checkpoint.check_index(&index)?;
@@ -162,6 +164,17 @@ impl Checkpoint {
         self.open_sidecar(name)?.read(MAX_SIDECAR)
     }
 
+    /// The value of a sidecar that is JSON, read as leniently as [`parse_config`] reads.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_sidecar`]; [`ErrorKind::Input`] when it is not JSON, or larger than any
+    /// configuration is.
+    pub fn parse_sidecar(&self, name: &str) -> Result<Value> {
+        let file = self.open_sidecar(name)?;
+        parse_config(&file.read(MAX_CONFIG)?)
+            .map_err(|e| file.explain(Error::input(format!("{} is malformed", quoted(name))).caused_by(e)))
+    }
+
     /// Fails when a file of the checkpoint was written to or replaced since it was opened, so that
     /// what was read of it may be of two versions.
     ///
@@ -198,14 +211,12 @@ impl Checkpoint {
         Ok(file)
     }
 
-    fn parse_config(&self) -> Result<Value> {
+    fn read_config(&self) -> Result<Value> {
         if !self.sidecars.iter().any(|sidecar| sidecar.name == CONFIG) {
             return Err(Error::input(format!("`{}` is missing", self.root.join(CONFIG).display()))
                 .hint("Download it from the same revision as the weights"));
         }
-        let file = self.open_sidecar(CONFIG)?;
-        let config = parse_config(&file.read(MAX_CONFIG)?)
-            .map_err(|e| file.explain(Error::input(format!("`{CONFIG}` is malformed")).caused_by(e)))?;
+        let config = self.parse_sidecar(CONFIG)?;
         if config.is_object() { Ok(config) } else { Err(Error::input(format!("`{CONFIG}` is not a JSON object"))) }
     }
 
