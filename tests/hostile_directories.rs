@@ -151,6 +151,22 @@ fn a_change_under_the_reader_is_noticed() -> Outcome {
 }
 
 #[test]
+fn a_link_that_points_elsewhere_later_is_noticed() -> Outcome {
+    let root = checkpoint()?;
+    let name = root.path().join("model.safetensors");
+    fs::rename(&name, root.path().join("one"))?;
+    fs::write(root.path().join("two"), weights("w"))?;
+    symlink("one", &name)?;
+    let opened = Checkpoint::open(root.path())?;
+    opened.check_unchanged()?;
+    fs::remove_file(&name)?;
+    symlink("two", &name)?;
+    let error = opened.check_unchanged().unwrap_err();
+    assert!(error.to_string().contains("model.safetensors` was changed while it was read"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_file_that_became_shorter_is_an_error_when_read() -> Outcome {
     let root = checkpoint()?;
     let opened = Checkpoint::open(root.path())?;
