@@ -46,7 +46,7 @@ impl Stamp {
     /// # Errors
     /// [`ErrorKind::Input`]: missing, a dangling link, a link to itself, not a regular file.
     pub(super) fn at(path: &Path) -> Result<Self> {
-        let metadata = path.metadata().map_err(|e| unreachable(path, e))?;
+        let metadata = path.metadata().map_err(|e| why_unreachable(path, e))?;
         if metadata.is_file() { Ok(Self::of(&metadata)) } else { Err(irregular(path)) }
     }
 
@@ -154,7 +154,7 @@ fn irregular(path: &Path) -> Error {
 }
 
 /// Why the file at `path` cannot be looked at.
-fn unreachable(path: &Path, cause: io::Error) -> Error {
+fn why_unreachable(path: &Path, cause: io::Error) -> Error {
     let link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let shown = path.display();
     let error = match cause.raw_os_error() {
@@ -165,7 +165,9 @@ fn unreachable(path: &Path, cause: io::Error) -> Error {
             Error::input(format!("`{shown}` is a symbolic link to a file that is not there"))
                 .hint("Finish the download: `hf download` completes a cache entry")
         }
-        _ if cause.kind() == io::ErrorKind::NotFound => Error::input(format!("`{shown}` is missing")),
+        _ if cause.kind() == io::ErrorKind::NotFound => {
+            Error::input(format!("`{shown}` is missing")).hint("Finish the download: all files must be there")
+        }
         _ => Error::io(ErrorKind::Input, "read", path, cause.kind().into()),
     };
     error.caused_by(cause)
