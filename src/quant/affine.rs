@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use super::float::{Element, INFINITY, largest_magnitude, multiply};
+use super::float::{Element, multiply};
 use super::instructions::Kernel;
 use super::pack::{pack, unpack};
 use super::{NonFinite, Quantized, float};
@@ -80,25 +80,23 @@ impl<E: Element> Quantize<'_, E> {
 
 /// The least and the largest element of a group; `None` when one is not finite.
 ///
-/// Of zeros of both signs either may be given: the sign of a zero reaches no output byte.
+/// Of zeros of both signs the negative counts as the lesser: the sign of a zero reaches no output byte.
 #[inline(always)]
 fn extremes<E: Element>(group: &[u8]) -> Option<(f32, f32)> {
-    let mut least = [f32::INFINITY; BLOCK];
-    let mut largest = [f32::NEG_INFINITY; BLOCK];
-    let mut magnitude = 0;
+    let mut least = [i32::MAX; BLOCK];
+    let mut largest = [i32::MIN; BLOCK];
     for block in group.chunks_exact(BLOCK * E::SIZE) {
         let values: [f32; BLOCK] = E::load(block);
-        magnitude = magnitude.max(largest_magnitude(&values));
-        for (least, value) in least.iter_mut().zip(values) {
-            *least = if value < *least { value } else { *least };
-        }
-        for (largest, value) in largest.iter_mut().zip(values) {
-            *largest = if value > *largest { value } else { *largest };
+        for ((least, largest), value) in least.iter_mut().zip(&mut largest).zip(values) {
+            let order = float::total_order(value);
+            *least = (*least).min(order);
+            *largest = (*largest).max(order);
         }
     }
-    let least = least.into_iter().fold(f32::INFINITY, |least, value| if value < least { value } else { least });
-    let largest = largest.into_iter().fold(f32::NEG_INFINITY, |most, value| if value > most { value } else { most });
-    (magnitude < INFINITY).then_some((least, largest))
+    let least = float::from_total_order(least.into_iter().fold(i32::MAX, i32::min));
+    let largest = float::from_total_order(largest.into_iter().fold(i32::MIN, i32::max));
+    // In the total order the infinities and every NaN lie outside of the finite numbers.
+    (least.is_finite() && largest.is_finite()).then_some((least, largest))
 }
 
 /// The line from codes to values.

@@ -196,6 +196,20 @@ pub(super) fn largest_magnitude<const N: usize>(values: &[f32; N]) -> u32 {
     values.iter().fold(0, |largest, value| largest.max(value.to_bits() & MAGNITUDE))
 }
 
+/// An integer for every bit pattern, in the total order of IEEE 754: as numbers where those are ordered,
+/// -0 before +0, and NaN beyond the infinities of either sign.
+#[inline(always)]
+pub(super) fn total_order(value: f32) -> i32 {
+    let bits = value.to_bits() as i32;
+    bits ^ ((bits >> 31) as u32 >> 1) as i32
+}
+
+/// Undoes [`total_order`].
+#[inline(always)]
+pub(super) fn from_total_order(order: i32) -> f32 {
+    f32::from_bits((order ^ ((order >> 31) as u32 >> 1) as i32) as u32)
+}
+
 /// Position of the first element of `bytes` that is not finite.
 pub(super) fn first_non_finite<E: Element>(bytes: &[u8]) -> Option<usize> {
     bytes.chunks_exact(E::SIZE).position(|element| !E::widen(element).is_finite())
@@ -267,6 +281,18 @@ mod tests {
         }
         assert!(from_f16(0x7C01).is_nan());
         assert_eq!(from_f16(0xFC00), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn the_total_order_is_that_of_the_standard_library() {
+        let patterns = [0, 1, 0x7F_FFFF, 0x80_0000, 0x3F80_0000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0x7FC0_0000];
+        let values = patterns.map(f32::from_bits).into_iter().flat_map(|value| [value, -value]).collect::<Vec<_>>();
+        for &left in &values {
+            assert_eq!(from_total_order(total_order(left)).to_bits(), left.to_bits());
+            for right in &values {
+                assert_eq!(total_order(left).cmp(&total_order(*right)), left.total_cmp(right), "{left} {right}");
+            }
+        }
     }
 
     #[test]

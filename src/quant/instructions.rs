@@ -4,6 +4,8 @@
 //! per set. Rust neither contracts nor reorders float operations, so every copy gives the same bytes.
 #![expect(unsafe_code, reason = "a function that uses optional instructions is unsafe to call")]
 
+use std::fmt;
+
 /// A set of instructions that this processor has; by default the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Instructions(Set);
@@ -59,6 +61,18 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => unsafe { avx512(kernel) },
         }
+    }
+}
+
+impl fmt::Display for Instructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+        })
     }
 }
 

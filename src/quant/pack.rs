@@ -32,6 +32,14 @@ fn open_gaps(fields: u64, width: u32, gap: u32) -> u64 {
 /// Packs `codes`, each below 2^`BITS`, into `packed`.
 #[inline(always)]
 pub(super) fn pack<const BITS: usize>(codes: &[u8], packed: &mut [u8]) {
+    if BITS == 4 {
+        // The commonest width by far, and two codes are a byte: one step instead of three.
+        for (pair, byte) in codes.as_chunks::<2>().0.iter().zip(packed) {
+            let pair = u16::from_le_bytes(*pair);
+            *byte = (pair | pair >> 4) as u8;
+        }
+        return;
+    }
     let gap = 8 - BITS as u32;
     for (codes, packed) in codes.as_chunks::<8>().0.iter().zip(packed.as_chunks_mut::<BITS>().0) {
         let bytes = u64::from_le_bytes(*codes);
