@@ -166,3 +166,44 @@ impl Swept {
             .map_err(|cause| failed("remove", &self.path.join(name), cause.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const BRIEFLY: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn nobody_uses_the_store_while_it_is_swept() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let in_use = Store::gc_within(directory.path(), false, BRIEFLY).unwrap_err();
+        assert_eq!(in_use.kind(), ErrorKind::Store);
+        assert!(in_use.to_string().contains("locked"), "{in_use}");
+        assert!(Store::gc_within(directory.path(), true, BRIEFLY).is_ok(), "a dry run shares");
+        drop(store);
+
+        let sweeping = Lock::exclusive(&directory.path().join("locks/store"), BRIEFLY).unwrap();
+        assert_eq!(Store::open_within(directory.path(), BRIEFLY).unwrap_err().kind(), ErrorKind::Store);
+        assert_eq!(Store::gc_within(directory.path(), true, BRIEFLY).unwrap_err().kind(), ErrorKind::Store);
+        drop(sweeping);
+        assert!(Store::open_within(directory.path(), BRIEFLY).is_ok());
+    }
+
+    #[test]
+    fn a_collection_waits_for_the_last_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let clone = store.clone();
+        std::thread::scope(|scope| {
+            let collection = scope.spawn(|| Store::gc_within(directory.path(), false, LONG));
+            drop(store);
+            std::thread::sleep(BRIEFLY);
+            assert!(!collection.is_finished(), "a clone is a user too");
+            drop(clone);
+            assert_eq!(collection.join().unwrap().unwrap(), GcReport::default());
+        });
+    }
+}

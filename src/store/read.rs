@@ -218,7 +218,7 @@ fn open_regular(path: &Path) -> Result<Option<(File, u64)>> {
         Err(cause) => return Err(failed("open", path, cause)),
     };
     let metadata = file.metadata().map_err(|cause| failed("open", path, cause))?;
-    Ok(metadata.is_file().then(|| (file, metadata.len())))
+    Ok(metadata.is_file().then_some((file, metadata.len())))
 }
 
 /// The digest and the length of all that `reader` gives.
