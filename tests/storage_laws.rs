@@ -1,10 +1,17 @@
-//! Memory and the local store keep the same laws.
+//! Memory and the local store keep the same laws; the store keeps them on disk as well.
 
 use std::error::Error as _;
 use std::fs;
+use std::time::Duration;
 
-use kiln::storage::{Memory, conformance};
+use bytes::Bytes;
+use futures_util::future::{self, BoxFuture};
+use futures_util::{FutureExt, StreamExt, stream};
+use kiln::oci::{Descriptor, Digest, MediaType};
+use kiln::storage::{Body, ByteStream, Fetch, Memory, Push, Pushed, conformance};
 use kiln::store::Store;
+use kiln::{ErrorKind, Result};
+use tokio::time::{sleep, timeout};
 
 #[tokio::test]
 async fn memory_keeps_the_laws() {
@@ -19,8 +26,86 @@ async fn the_store_keeps_the_laws() {
     assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0, "unfinished files stayed");
 }
 
-fn report(outcome: kiln::Result<()>) {
+fn report(outcome: Result<()>) {
     if let Err(error) = outcome {
         panic!("{error}: {:?}", error.source().map(ToString::to_string));
     }
+}
+
+/// A body of endless chunks, or of a few and then silence.
+struct Restless {
+    stalls_after: Option<usize>,
+}
+
+impl Body for Restless {
+    fn open(&self, _from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+        let chunks = stream::repeat_with(|| Ok(Bytes::from(vec![1; 1 << 16])));
+        let body: ByteStream = match self.stalls_after {
+            Some(count) => chunks.take(count).chain(stream::pending()).boxed(),
+            None => chunks.boxed(),
+        };
+        future::ready(Ok(body)).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_is_given_up_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let ingest = directory.path().join("ingest");
+    let unfinished = || fs::read_dir(&ingest).unwrap().count();
+    // The last case has every byte it promised, and was still not finished.
+    for (count, size) in [(0, 1 << 20), (3, 1 << 20), (3, 3 << 16)] {
+        let bytes = vec![1; size];
+        let target = Descriptor::of(MediaType::KILN_FILE, &bytes);
+        let body = Restless { stalls_after: Some(count) };
+        assert!(timeout(Duration::from_millis(100), store.push(&target, &body)).await.is_err());
+        for _ in 0..500 {
+            if unfinished() == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(unfinished(), 0, "after {count} chunks");
+        assert!(!store.exists(&target).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_endless_body_ends_where_the_promise_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let target = Descriptor::of(MediaType::KILN_FILE, &[1; 100_000]);
+    let endless = Restless { stalls_after: None };
+    for outcome in [
+        timeout(Duration::from_secs(20), store.push(&target, &endless)).await.unwrap(),
+        timeout(Duration::from_secs(20), Memory::new().push(&target, &endless)).await.unwrap(),
+    ] {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
+async fn a_push_heals_what_has_another_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let bytes = Bytes::from(vec![5; 3 << 20]);
+    let target = Descriptor::of(MediaType::KILN_FILE, &bytes);
+    fs::write(store.blob_path(&target.digest), &bytes[1..]).unwrap();
+    assert!(!store.exists(&target).await.unwrap());
+    assert_eq!(store.fetch(&target, 0).await.err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+    assert_eq!(store.push(&target, &bytes).await.unwrap(), Pushed::Stored);
+    assert_eq!(Digest::of(&fs::read(store.blob_path(&target.digest)).unwrap()), target.digest);
+}
+
+#[tokio::test]
+async fn the_same_content_may_be_pushed_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let bytes = Bytes::from(vec![6; 1 << 20]);
+    let target = Descriptor::of(MediaType::KILN_FILE, &bytes);
+    let pushes = future::join_all((0..8).map(|_| store.push(&target, &bytes))).await;
+    assert!(pushes.iter().all(Result::is_ok), "{pushes:?}");
+    assert_eq!(store.read_blob(&target).unwrap(), bytes);
+    assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0);
 }

@@ -1,6 +1,8 @@
 //! The umask changes no mode and no digest. It belongs to the whole process, so this is the only test
 //! of its program.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

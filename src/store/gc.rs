@@ -37,7 +37,8 @@ pub struct GcReport {
 
 impl Store {
     /// Removes what no name reaches from the store at `root`, or with `dry_run` says what that is.
-    /// A dry run does not keep others out, and then counts what they are just writing.
+    /// It waits until every [`Store`] is dropped, one of this process too. A dry run keeps nobody out,
+    /// and counts what others are just writing.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Store`] when `root` is no store or is in use for longer than half a minute,

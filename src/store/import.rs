@@ -138,8 +138,6 @@ impl Import<'_> {
         })?;
 
         let mut report = ImportReport::default();
-        // The directory is fsynced even when there is nothing to publish: content that was present may
-        // have been renamed into it a moment ago, by a process that has not come to its own fsync.
         let mut publish_all = |batch: BTreeMap<Digest, Staged>| {
             let mut files = Vec::new();
             for (digest, Staged { size, file }) in batch {

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::replace;
+use super::durable::{replace, sync_directory};
 use super::layout::INDEX_FILE;
 use super::lock::Lock;
 use super::{PATIENCE, Store, failed};
@@ -74,6 +74,9 @@ impl Store {
             let message = format!("The manifest `{}` is not in the store", target.digest);
             return Err(Error::new(ErrorKind::NotFound, message));
         }
+        // Content that was found present may have got its name a moment ago, from a process that died
+        // before its own fsync.
+        sync_directory(&self.layout.blobs())?;
         let name = name_of(reference);
         let mut entry = Descriptor { name: None, ..target.clone() };
         entry.annotations.insert(Descriptor::REF_NAME.to_owned(), name.clone());
@@ -91,15 +94,13 @@ impl Store {
     /// As [`Store::refs`], and [`ErrorKind::Store`] when the index cannot be written.
     pub fn remove_ref(&self, reference: &Reference) -> Result<Option<Descriptor>> {
         let name = name_of(reference);
-        let mut removed = None;
+        let pinned = |entry: &Descriptor| reference.digest().is_none_or(|digest| *digest == entry.digest);
+        let mut removed = Vec::new();
         self.update_index(|index| {
-            let doomed = |entry: &Descriptor| {
-                ref_name(entry) == Some(&name) && reference.digest().is_none_or(|digest| *digest == entry.digest)
-            };
-            removed = index.manifests.iter().position(doomed).map(|at| index.manifests.remove(at));
-            removed.is_some()
+            removed = index.manifests.extract_if(.., |old| ref_name(old) == Some(&name) && pinned(old)).collect();
+            !removed.is_empty()
         })?;
-        Ok(removed.map(|mut entry| {
+        Ok(removed.pop().map(|mut entry| {
             entry.annotations.remove(Descriptor::REF_NAME);
             entry
         }))

@@ -78,6 +78,21 @@ fn a_failed_or_dropped_import_changes_nothing() {
 }
 
 #[test]
+fn a_commit_that_fails_on_the_way_names_nothing() {
+    let (_directory, store) = open();
+    import(&store, "a", &[b"old"]);
+    let index = fs::read(store.root().join("index.json")).unwrap();
+    // A directory where the blob belongs is something no rename replaces.
+    fs::create_dir(store.blob_path(&Digest::of(b"new"))).unwrap();
+    let import = store.begin_import().unwrap();
+    let (_, target) = stage(&import, &[b"new", b"newer"]);
+    assert_eq!(import.commit(&name("a"), &target).unwrap_err().kind(), ErrorKind::Store);
+    assert_eq!(fs::read(store.root().join("index.json")).unwrap(), index);
+    assert_eq!(fs::read_dir(store.root().join("ingest")).unwrap().count(), 0);
+    assert!(store.open_blob(&target).unwrap().is_none(), "the manifest came before its blobs");
+}
+
+#[test]
 fn nothing_is_visible_before_the_commit() {
     let (_directory, store) = open();
     let import = store.begin_import().unwrap();

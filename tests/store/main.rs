@@ -1,6 +1,8 @@
 //! What the local store promises: all or nothing, no lost names, nothing deleted that is named, and
 //! damage found.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 mod collecting;
 mod damage;
 mod importing;
