@@ -18,7 +18,7 @@ use super::lock::Lock;
 use super::notes::manifest_of;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, Result};
-use crate::oci::Digest;
+use crate::oci::{Descriptor, Digest};
 
 /// What a collection removed, or would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,31 +59,32 @@ impl Store {
         }
         let Marked { manifests, blobs } = store.mark()?;
 
+        let blob_files = Swept::open(root, &["blobs", "sha256"])?;
+        let drafts = Swept::open(root, &["ingest"])?;
+        let notes = Swept::open(root, &["notes"])?;
+
         let mut report = GcReport::default();
-        let mut directory = Swept::open(root, &["blobs", "sha256"])?;
-        for (name, size) in directory.files()? {
+        for (name, size) in blob_files.files()? {
             match Digest::from_hex(&name) {
                 Some(digest) if blobs.contains(&digest) => report.kept += 1,
                 Some(digest) => {
-                    directory.remove(&name, dry_run)?;
+                    blob_files.remove(&name, dry_run)?;
                     report.blobs.push((digest, size));
                     report.bytes += size;
                 }
                 None => {}
             }
         }
-        let mut directory = Swept::open(root, &["ingest"])?;
-        for (name, size) in directory.files()? {
+        for (name, size) in drafts.files()? {
             if is_draft_name(&name) {
-                directory.remove(&name, dry_run)?;
+                drafts.remove(&name, dry_run)?;
                 report.unfinished += 1;
                 report.bytes += size;
             }
         }
-        let mut directory = Swept::open(root, &["notes"])?;
-        for (name, _) in directory.files()? {
+        for (name, _) in notes.files()? {
             if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
-                directory.remove(&name, dry_run)?;
+                notes.remove(&name, dry_run)?;
                 report.notes += 1;
             }
         }
@@ -97,9 +98,10 @@ impl Store {
                 continue;
             }
             let (manifest, _) = self.manifest(&entry).map_err(|cause| {
+                let name = entry.annotations.get(Descriptor::REF_NAME).map_or("NAME", String::as_str);
                 let message = format!("Nothing was removed, because the manifest `{}` cannot be read", entry.digest);
                 Error::new(cause.kind(), message)
-                    .hint("run `kiln verify --repair` or `kiln rm` on the model, then `kiln gc` again")
+                    .hint(format!("run `kiln verify {name} --repair` or `kiln rm {name}`, then `kiln gc` again"))
                     .caused_by(cause)
             })?;
             marked.blobs.insert(entry.digest);
@@ -159,7 +161,7 @@ impl Swept {
         list().map_err(|cause| failed("read the directory", &self.path, cause))
     }
 
-    fn remove(&mut self, name: &str, dry_run: bool) -> Result<()> {
+    fn remove(&self, name: &str, dry_run: bool) -> Result<()> {
         if dry_run {
             return Ok(());
         }

@@ -24,7 +24,7 @@ const MAX_IN_MEMORY: u64 = 64 << 20;
 const CHUNK: usize = 1 << 20;
 /// Up to this size, content that seems to be there is read before it is taken for present.
 const CHEAP_TO_READ: u64 = 1 << 20;
-const REPAIR: &str = "run `kiln verify --repair`, or `kiln pull` or `kiln create` the model again";
+const REPAIR: &str = "run `kiln verify NAME --repair`, or `kiln pull` or `kiln create` the model again";
 
 /// What is wrong with stored content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,12 +70,27 @@ fn only_its_own_regular_files_are_removed() {
         assert!(path.symlink_metadata().is_ok(), "{}", path.display());
     }
     assert!(blobs.join(Digest::of(b"5").hex()).is_dir());
+}
 
-    fs::rename(&blobs, root.join("blobs/elsewhere")).unwrap();
-    symlink(&outside, &blobs).unwrap();
-    symlink(root.join("blobs/elsewhere"), root.join("blobs/unused")).unwrap();
-    assert!(Store::gc(&root, false).is_err());
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+#[test]
+fn no_directory_is_reached_through_a_symlink() {
+    for (directory, unnamed) in [
+        ("blobs", format!("sha256/{}", Digest::of(b"unnamed").hex())),
+        ("blobs/sha256", Digest::of(b"unnamed").hex()),
+        ("ingest", "1-2".to_owned()),
+        ("notes", format!("{}.json", Digest::of(b"unnamed").hex())),
+    ] {
+        let (outside, store, _) = littered();
+        let root = store.root().to_owned();
+        drop(store);
+        let outside = outside.path().join("outside");
+        fs::rename(root.join(directory), &outside).unwrap();
+        symlink(&outside, root.join(directory)).unwrap();
+        fs::write(outside.join(unnamed), "x").unwrap();
+        let before = (listing(&outside), listing(&root));
+        assert_eq!(Store::gc(&root, false).unwrap_err().kind(), ErrorKind::Store, "{directory}");
+        assert_eq!((listing(&outside), listing(&root)), before, "{directory}");
+    }
 }
 
 #[test]
