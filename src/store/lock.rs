@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::failed;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How often a lock that is held elsewhere is tried again.
-const RETRY: Duration = Duration::from_millis(20);
+/// The longest pause before a lock that is held elsewhere is tried again.
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
@@ -46,10 +46,14 @@ impl Lock {
         attempt: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Self> {
         let deadline = Instant::now() + patience;
+        let mut pause = Duration::from_millis(1);
         loop {
             match attempt(&file) {
                 Ok(()) => return Ok(Self { _file: Some(file) }),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(RETRY),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(pause);
+                    pause = MAX_PAUSE.min(pause * 2);
+                }
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("The store is locked by another process: `{}`", path.display());
                     return Err(Error::new(ErrorKind::Store, message)
