@@ -246,3 +246,231 @@ impl CopyReport {
         report
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::oci::MediaType;
+    use crate::storage::Verifier;
+
+    /// A place in memory that keeps a diary. `hollow` digests are claimed to be there and are not.
+    #[derive(Default)]
+    struct Place {
+        blobs: Mutex<BTreeMap<Digest, Bytes>>,
+        names: Mutex<BTreeMap<String, (Descriptor, Bytes)>>,
+        hollow: Mutex<Vec<Digest>>,
+        diary: Mutex<Vec<String>>,
+        opens: u64,
+    }
+
+    impl Place {
+        fn write(&self, entry: String) {
+            self.diary.lock().unwrap().push(entry);
+        }
+
+        fn keep(&self, content: &'static [u8]) -> Descriptor {
+            let descriptor = Descriptor::of(MediaType::OLLAMA_TENSOR, content);
+            self.blobs.lock().unwrap().insert(descriptor.digest, Bytes::from_static(content));
+            descriptor
+        }
+
+        fn name(&self, name: &str, manifest: &Manifest) -> Descriptor {
+            let bytes = Bytes::from(crate::json::to_canonical(manifest));
+            let descriptor = Descriptor::of(MediaType::DOCKER_MANIFEST, &bytes);
+            self.names.lock().unwrap().insert(reference(name).to_string(), (descriptor.clone(), bytes));
+            descriptor
+        }
+    }
+
+    impl Fetch for Place {
+        async fn exists(&self, target: &Descriptor) -> Result<bool> {
+            let claimed = self.hollow.lock().unwrap().contains(&target.digest);
+            Ok(claimed || self.blobs.lock().unwrap().contains_key(&target.digest))
+        }
+
+        async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+            let blob = self.blobs.lock().unwrap().get(&target.digest).cloned();
+            Ok(blob.map(|blob| {
+                let bytes: Vec<_> = blob.slice(from as usize..).chunks(3).map(Bytes::copy_from_slice).map(Ok).collect();
+                Box::pin(stream::iter(bytes)) as ByteStream
+            }))
+        }
+    }
+
+    impl Push for Place {
+        async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
+            let mut verifier = Verifier::new(expected);
+            let mut bytes = Vec::new();
+            for _ in 0..self.opens {
+                body.open(0).await?.try_next().await?;
+            }
+            let mut chunks = body.open(0).await?;
+            while let Some(chunk) = chunks.try_next().await? {
+                verifier.update(&chunk)?;
+                bytes.extend_from_slice(&chunk);
+            }
+            verifier.finish()?;
+            self.write(format!("blob {}", String::from_utf8_lossy(&bytes)));
+            self.blobs.lock().unwrap().insert(expected.digest, bytes.into());
+            Ok(Pushed::Stored)
+        }
+    }
+
+    impl Refs for Place {
+        async fn resolve(&self, reference: &Reference) -> Result<Option<(Descriptor, Bytes)>> {
+            Ok(self.names.lock().unwrap().get(&reference.to_string()).cloned())
+        }
+
+        async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
+            let hollow = std::mem::take(&mut *self.hollow.lock().unwrap());
+            if !hollow.is_empty() {
+                return Err(Error::new(ErrorKind::NotFound, "A blob is unknown"));
+            }
+            self.write(format!("tag {reference}"));
+            self.names.lock().unwrap().insert(reference.to_string(), (target.clone(), manifest.clone()));
+            Ok(())
+        }
+    }
+
+    fn reference(name: &str) -> Reference {
+        name.parse().unwrap()
+    }
+
+    fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Manifest {
+        Manifest {
+            schema_version: 2,
+            media_type: MediaType::DOCKER_MANIFEST,
+            artifact_type: None,
+            config,
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// A source with the model `a`: config `{}`, layers `one`, `three` and, once more, `one`.
+    fn source() -> (Place, Descriptor) {
+        let place = Place::default();
+        let one = place.keep(b"one").named("first");
+        let layers = vec![one.clone(), place.keep(b"three"), one.named("again")];
+        let target = place.name("a", &manifest(place.keep(b"{}"), layers));
+        (place, target)
+    }
+
+    async fn push(source: &Place, destination: &Place, to: &str, progress: &Progress) -> Result<CopyReport> {
+        let (from, to) = (reference("a"), reference(to));
+        // As on a runtime with threads: the whole transfer has to be `Send`.
+        fn spawnable<T: Send>(future: T) -> T {
+            future
+        }
+        spawnable(copy(Direction::Push, source, &from, destination, &to, 1, progress)).await
+    }
+
+    #[tokio::test]
+    async fn blobs_come_first_each_once_and_the_tag_last() {
+        let ((source, target), destination) = (source(), Place::default());
+        let report = push(&source, &destination, "b", &Progress::silent()).await.unwrap();
+        assert_eq!(*destination.diary.lock().unwrap(), ["blob {}", "blob one", "blob three", "tag b:latest"]);
+        let expected = CopyReport {
+            digest: target.digest,
+            blobs_transferred: 3,
+            bytes_transferred: 10,
+            blobs_skipped: 0,
+            blobs_mounted: 0,
+        };
+        assert_eq!(report, expected);
+        let again = push(&source, &destination, "b", &Progress::silent()).await.unwrap();
+        assert_eq!((again.blobs_transferred, again.bytes_transferred, again.blobs_skipped), (0, 0, 3));
+    }
+
+    #[tokio::test]
+    async fn progress_adds_up_however_often_a_blob_is_sent() {
+        let (source, _) = source();
+        let destination = Place { opens: 2, ..Place::default() };
+        destination.keep(b"three");
+        let events = Arc::new(Mutex::new((0, 0, Vec::new())));
+        let seen = Arc::clone(&events);
+        let progress = Progress::new(move |event| {
+            let mut seen = seen.lock().unwrap();
+            match event {
+                Event::Started { task, blobs, bytes } => {
+                    assert_eq!((task, blobs), ("push", 3));
+                    seen.0 = bytes;
+                }
+                Event::Advanced { bytes } => seen.1 += bytes,
+                Event::Blob { name, outcome, .. } => seen.2.push(format!("{name} {outcome}")),
+                Event::Note { .. } => {}
+            }
+        });
+        push(&source, &destination, "b", &progress).await.unwrap();
+        let (announced, advanced, blobs) = &*events.lock().unwrap();
+        assert_eq!((announced, advanced), (&10, &10));
+        let (config, three) = (Digest::of(b"{}"), Digest::of(b"three"));
+        assert_eq!(*blobs, [format!("{config} sent"), "first sent".to_owned(), format!("{three} present")]);
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_only_seemed_to_be_there_is_sent_after_all() {
+        let ((source, _), destination) = (source(), Place::default());
+        destination.hollow.lock().unwrap().push(Digest::of(b"three"));
+        let report = push(&source, &destination, "b", &Progress::silent()).await.unwrap();
+        assert_eq!(*destination.diary.lock().unwrap(), ["blob {}", "blob one", "blob three", "tag b:latest"]);
+        assert_eq!((report.blobs_transferred, report.blobs_skipped), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_leaves_no_tag() {
+        type Damage = fn(&Place);
+        let damages: [(Damage, ErrorKind, &str); 5] = [
+            (
+                |place| drop(place.blobs.lock().unwrap().insert(Digest::of(b"three"), Bytes::from_static(b"thrEe"))),
+                ErrorKind::Corrupt,
+                "of `a:latest` is not what its manifest promises",
+            ),
+            (
+                |place| drop(place.blobs.lock().unwrap().remove(&Digest::of(b"three"))),
+                ErrorKind::NotFound,
+                "of `a:latest` is missing",
+            ),
+            (|place| place.names.lock().unwrap().clear(), ErrorKind::NotFound, "There is no model `a:latest`"),
+            (
+                |place| {
+                    let mut names = place.names.lock().unwrap();
+                    names.values_mut().for_each(|(target, _)| target.digest = Digest::of(b""));
+                },
+                ErrorKind::Corrupt,
+                "The manifest of `a:latest` has the digest",
+            ),
+            (
+                |place| {
+                    let mut liar = place.keep(b"one");
+                    liar.size += 1;
+                    place.name("a", &manifest(place.keep(b"one"), vec![liar]));
+                },
+                ErrorKind::Corrupt,
+                "The manifest gives two sizes",
+            ),
+        ];
+        for (damage, kind, says) in damages {
+            let ((source, _), destination) = (source(), Place::default());
+            damage(&source);
+            let error = push(&source, &destination, "b", &Progress::silent()).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(destination.names.lock().unwrap().is_empty());
+            assert!(!destination.blobs.lock().unwrap().contains_key(&Digest::of(b"three")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pinned_destination_takes_only_its_own_digest() {
+        let ((source, target), destination) = (source(), Place::default());
+        let error =
+            push(&source, &destination, &format!("b@{}", Digest::of(b"")), &Progress::silent()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(destination.diary.lock().unwrap().is_empty());
+        push(&source, &destination, &format!("b@{}", target.digest), &Progress::silent()).await.unwrap();
+    }
+}
