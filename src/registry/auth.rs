@@ -111,7 +111,7 @@ impl Authorizer {
             return Ok(Some(header));
         }
         let scheme = challenge(reply);
-        state.scheme.clone_from(&scheme);
+        state.scheme = scheme.clone().map(Scheme::without_scopes);
         match scheme {
             None => Ok(None),
             Some(Scheme::Basic) => {
@@ -250,6 +250,16 @@ impl Authorizer {
         }
         .map(|actions| scopes.insert(format!("repository:{}:{actions}", self.repository)));
         scopes
+    }
+}
+
+impl Scheme {
+    /// What holds for other requests too: the scopes of a challenge are those of the refused one.
+    fn without_scopes(self) -> Self {
+        match self {
+            Self::Bearer(service) => Self::Bearer(Service { scopes: BTreeSet::new(), ..service }),
+            Self::Basic => Self::Basic,
+        }
     }
 }
 
