@@ -17,7 +17,7 @@ pub use memory::Memory;
 pub use verify::{Verifier, VerifyReader};
 
 use crate::error::Result;
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 
 /// Bytes as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -69,4 +69,14 @@ pub trait Refs: Send + Sync {
         target: &Descriptor,
         manifest: &Bytes,
     ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// A place that can be asked as a registry is: for a digest without its size, for a name's tags.
+pub trait Catalog: Fetch + Refs {
+    /// The size in bytes of the content of `digest`; `None` when it is not there. As little evidence
+    /// of the right bytes as [`Fetch::exists`].
+    fn size_of(&self, digest: &Digest) -> impl Future<Output = Result<Option<u64>>> + Send;
+
+    /// Every name that points at a manifest, with or without a tag, in any order.
+    fn references(&self) -> impl Future<Output = Result<Vec<Reference>>> + Send;
 }
