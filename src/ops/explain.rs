@@ -78,12 +78,15 @@ fn lock_or_manifest(
     their_tensors: &BTreeMap<String, LockedTensor>,
 ) -> Finding {
     let changed = our_tensors.iter().find(|(name, tensor)| their_tensors.get(*name) != Some(tensor));
-    let (message, cause) = if let Some((name, _)) = changed {
-        (
-            "The locks differ",
-            format!("`{name}` has other sources, though the same bytes: another layout of the checkpoint"),
-        )
-    } else if our_tensors.len() != their_tensors.len() {
+    if let Some((name, tensor)) = changed {
+        return Finding {
+            layer: Some(tensor.layer.clone()),
+            tensor: Some(name.clone()),
+            cause: Some(value_cause((Some(tensor), their_tensors.get(name)))),
+            ..Finding::new(Outcome::NotReproduced, format!("The locks differ about `{name}`, though its bytes agree"))
+        };
+    }
+    let (message, cause) = if our_tensors.len() != their_tensors.len() {
         ("The locks differ", "the re-creation has more tensors".to_owned())
     } else if ours.manifest.config.digest != again.manifest.config.digest {
         ("The config blobs differ", "another kiln wrote it, or it was edited".to_owned())
@@ -173,7 +176,7 @@ fn value_cause(locked: (Option<&LockedTensor>, Option<&LockedTensor>)) -> String
     let hashed = |tensor: &LockedTensor| tensor.sources.iter().all(|source| source.blake3.is_some());
     if ours.scheme != theirs.scheme {
         form_cause(locked)
-    } else if ours.sources.len() != theirs.sources.len() {
+    } else if ours.sources.iter().map(|source| &source.name).ne(theirs.sources.iter().map(|source| &source.name)) {
         "the source keeps this tensor in another layout".to_owned()
     } else if let Some((source, _)) = ours.sources.iter().zip(&theirs.sources).find(|(a, b)| a.blake3 != b.blake3) {
         format!("the source is another one: the bytes of `{}` are not those the lock records", source.name)

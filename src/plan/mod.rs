@@ -140,6 +140,12 @@ impl Plan {
             let class = facts.architecture.as_deref().unwrap_or("unknown");
             notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
         }
+        if facts.tied && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
+            notes.push(
+                "The config ties the output head to the embedding, yet there is a `lm_head.weight`: it is kept"
+                    .to_owned(),
+            );
+        }
         let mut tensors = group::expert_groups(inventory, family, &facts)?;
         let planned =
             |tensor: &PlannedTensor| tensor.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>();

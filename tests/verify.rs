@@ -1,0 +1,254 @@
+//! What `verify` promises: any damage to stored bytes is found, a faithful re-creation passes, and a
+//! difference is named down to the part of a tensor, with a likely cause.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln::blobs::{Entry, encode_header};
+use kiln::copy::{Direction, copy};
+use kiln::manifest::{Dialect, layer_name};
+use kiln::oci::{Manifest, Reference};
+use kiln::ops::create::{Options as CreateOptions, create};
+use kiln::ops::inspect::find;
+use kiln::ops::verify::{Finding, Level, Options, Outcome, Verified, verify};
+use kiln::plan::Request;
+use kiln::source::safetensors::parse_header;
+use kiln::storage::{Memory, Refs};
+use kiln::store::Store;
+use kiln::{ErrorKind, Progress};
+use tempfile::TempDir;
+
+struct Kiln {
+    place: TempDir,
+    store: Store,
+    name: Reference,
+}
+
+fn checkpoint(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name)
+}
+
+impl Kiln {
+    fn holding(source: &Path, scheme: Option<&str>) -> Self {
+        let place = TempDir::new().unwrap();
+        let store = Store::open(&place.path().join("store")).unwrap();
+        let kiln = Self { place, store, name: "model:a".parse().unwrap() };
+        let options = CreateOptions {
+            name: kiln.name.clone(),
+            source: source.to_owned(),
+            request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()) },
+            dialect: Dialect::Ollama,
+            threads: 2,
+        };
+        create(&kiln.store, &options, &Progress::silent()).unwrap();
+        kiln
+    }
+
+    fn verify(&self, level: Level, source: Option<PathBuf>) -> Verified {
+        let options = Options { name: self.name.clone(), level, source, threads: 1 };
+        verify(&self.store, &options, &Progress::silent()).unwrap()
+    }
+
+    fn manifest(&self) -> Manifest {
+        find(&self.store, &self.name).unwrap().1
+    }
+
+    /// Replaces a layer by other bytes, with digests to match: what no hash can notice.
+    fn replace(&self, layer: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut manifest = self.manifest();
+        let import = self.store.begin_import().unwrap();
+        let target = manifest.layers.iter_mut().find(|found| layer_name(found) == layer).unwrap();
+        let mut bytes = self.store.read_blob(target).unwrap();
+        change(&mut bytes);
+        let staged = import.stage_bytes(target.media_type.clone(), &bytes).unwrap();
+        (target.digest, target.size) = (staged.digest, staged.size);
+        let (media_type, bytes) = Dialect::Ollama.manifest(manifest.config, manifest.layers);
+        let staged = import.stage_bytes(media_type, &bytes).unwrap();
+        import.commit(&self.name, &staged).unwrap();
+    }
+
+    fn first_difference(&self, source: &Path) -> Finding {
+        let verified = self.verify(Level::Rebuild, Some(source.to_owned()));
+        assert_eq!(verified.outcome(), Outcome::NotReproduced, "{:?}", verified.findings);
+        verified.findings[0].clone()
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at as usize] ^= 0x10;
+    // Blobs are read-only: replace the file, as rot does not ask for permission.
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn every_level_passes_on_a_fresh_model() {
+    for (name, scheme) in
+        [("qwen3-moe-12e-bf16", Some("int4")), ("gemma4-moe-vl-bf16", Some("nvfp4")), ("llama-f16", None)]
+    {
+        let kiln = Kiln::holding(&checkpoint(name), scheme);
+        for level in Level::ALL {
+            let verified = kiln.verify(level, None);
+            assert_eq!(verified.outcome(), Outcome::Ok, "{name} {level:?} {:?}", verified.findings);
+        }
+    }
+}
+
+#[test]
+fn any_flipped_byte_of_any_blob_is_found() {
+    let kiln = Kiln::holding(&checkpoint("damaged/header-unaligned"), Some("nvfp4"));
+    let target = kiln.store.find(&kiln.name).unwrap().unwrap();
+    let manifest = kiln.manifest();
+    let mut flipped = 0;
+    for blob in manifest.blobs().chain([&target]) {
+        let path = kiln.store.blob_path(&blob.digest);
+        let stride = if blob.size < 2048 { 1 } else { 61 };
+        for at in (0..blob.size).step_by(stride) {
+            flip(&path, at);
+            let verified = kiln.verify(Level::Digests, None);
+            assert_eq!(verified.outcome(), Outcome::Corrupt, "byte {at} of {}", layer_name(blob));
+            flip(&path, at);
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 1000, "{flipped}");
+    assert_eq!(kiln.verify(Level::Rebuild, None).outcome(), Outcome::Ok, "all flipped back");
+}
+
+#[tokio::test]
+async fn a_damaged_blob_is_never_published() {
+    let kiln = Kiln::holding(&checkpoint("qwen3-moe-12e-bf16"), Some("mxfp4"));
+    let target = kiln.store.find(&kiln.name).unwrap().unwrap();
+    for blob in kiln.manifest().blobs().chain([&target]) {
+        let path = kiln.store.blob_path(&blob.digest);
+        flip(&path, blob.size / 2);
+        let there = Memory::default();
+        let error = copy(Direction::Push, &kiln.store, &kiln.name, &there, &kiln.name, 4, &Progress::silent())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}: {error}", layer_name(blob));
+        assert!(there.resolve(&kiln.name).await.unwrap().is_none(), "no tag points at an incomplete model");
+        flip(&path, blob.size / 2);
+    }
+}
+
+#[test]
+fn missing_and_shortened_blobs_are_found() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    let blob = kiln.manifest().layers[3].clone();
+    let path = kiln.store.blob_path(&blob.digest);
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let verified = kiln.verify(Level::Tensors, None);
+    assert_eq!(verified.outcome(), Outcome::Corrupt);
+    assert!(verified.findings[0].message.ends_with("is missing"), "{:?}", verified.findings);
+    assert_eq!(verified.not_checked, [Level::Digests, Level::Tensors, Level::Rebuild]);
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(kiln.verify(Level::Structure, None).outcome(), Outcome::Corrupt);
+}
+
+const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";
+
+/// The place of one array in a layer.
+fn array(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
+    let header = parse_header(bytes, bytes.len() as u64).unwrap();
+    let entry = header.tensors.iter().find(|entry| entry.name == name).unwrap();
+    (header.data_start + entry.begin) as usize..(header.data_start + entry.end) as usize
+}
+
+#[test]
+fn a_difference_names_the_tensor_the_part_and_the_bytes() {
+    let source = checkpoint("qwen3-moe-bf16");
+    for (suffix, part) in [("", "packed"), (".bias", "biases"), (".scale", "scales")] {
+        let kiln = Kiln::holding(&source, Some("int4"));
+        kiln.replace(TENSOR, |bytes| {
+            let place = array(bytes, &format!("{TENSOR}{suffix}"));
+            bytes[place.start] ^= 1;
+            bytes[place.end - 1] ^= 1;
+        });
+        let finding = kiln.first_difference(&source);
+        assert_eq!(finding.tensor.as_deref(), Some(TENSOR));
+        assert_eq!((finding.part, finding.bytes), (Some(part), Some(2)), "{finding:?}");
+        assert!(finding.cause.unwrap().contains("other arithmetic"));
+    }
+}
+
+#[test]
+fn a_header_that_is_not_canonical_is_found_without_the_source() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    kiln.replace("model.norm.weight", |bytes| {
+        let header = parse_header(bytes, bytes.len() as u64).unwrap();
+        let entry = &header.tensors[0];
+        let entry = Entry {
+            name: entry.name.clone(),
+            dtype: entry.dtype.name(),
+            shape: entry.shape.clone(),
+            data_offsets: [entry.begin, entry.end],
+        };
+        let mut longer = encode_header(&header.metadata, &[entry]);
+        // Eight more spaces of padding: the same tensor, another spelling.
+        let length = u64::from_le_bytes(longer[..8].try_into().unwrap()) + 8;
+        longer[..8].copy_from_slice(&length.to_le_bytes());
+        longer.extend([b' '; 8]);
+        longer.extend_from_slice(&bytes[header.data_start as usize..]);
+        *bytes = longer;
+    });
+    let verified = kiln.verify(Level::Tensors, None);
+    assert_eq!(verified.outcome(), Outcome::Corrupt);
+    assert!(verified.findings[0].message.contains("not in canonical form"), "{:?}", verified.findings);
+}
+
+fn copy_of(source: &Path, target: &Path) {
+    for file in fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
+        fs::copy(&file, target.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn another_source_is_told_apart_from_a_failed_reproduction() {
+    let kiln = Kiln::holding(&checkpoint("qwen3-moe-bf16"), Some("nvfp4"));
+    let changed = TempDir::new().unwrap();
+    copy_of(&checkpoint("qwen3-moe-bf16"), changed.path());
+    let shard = fs::read_dir(changed.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            path.extension().is_some_and(|ending| ending == "safetensors")
+                && String::from_utf8_lossy(&fs::read(path).unwrap()).contains(TENSOR)
+        })
+        .unwrap();
+    let original = fs::read(&shard).unwrap();
+    let place = array(&original, TENSOR);
+    // The lowest bit of a mantissa vanishes in four bits, the sign does not.
+    for (at, part) in [(place.start, None), (place.start + 1, Some("packed"))] {
+        let mut bytes = original.clone();
+        bytes[at] ^= if part.is_some() { 0x80 } else { 1 };
+        fs::write(&shard, bytes).unwrap();
+        let finding = kiln.first_difference(changed.path());
+        assert_eq!((finding.tensor.as_deref(), finding.part), (Some(TENSOR), part));
+        let cause = finding.cause.unwrap();
+        assert!(cause.contains("the source is another one") && cause.contains(TENSOR), "{cause}");
+    }
+}
+
+#[test]
+fn another_sidecar_is_named() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    let changed = TempDir::new().unwrap();
+    copy_of(&checkpoint("llama-f16"), changed.path());
+    fs::write(changed.path().join("generation_config.json"), "{}").unwrap();
+    let finding = kiln.first_difference(changed.path());
+    assert_eq!(finding.layer.as_deref(), Some("generation_config.json"));
+}
+
+#[test]
+fn without_a_source_the_answer_is_that_it_could_not_be_checked() {
+    let elsewhere = TempDir::new().unwrap();
+    copy_of(&checkpoint("llama-f16"), elsewhere.path());
+    let kiln = Kiln::holding(elsewhere.path(), None);
+    drop(elsewhere);
+    let verified = kiln.verify(Level::Rebuild, None);
+    assert_eq!(verified.outcome(), Outcome::CouldNotCheck, "{:?}", verified.findings);
+    assert!(kiln.place.path().exists());
+}
