@@ -4,6 +4,8 @@
 //! `tests/golden/manifests.txt` is the record. A change that moves any output byte must raise
 //! `manifest::EPOCH`; `KILN_BLESS=1 cargo test --test golden` then writes the new record.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -93,7 +95,8 @@ fn every_checkpoint_and_scheme_has_its_golden_digest() {
 
 /// The same tensors in other shards: `groups` files of another name, dealt out in turn.
 fn reshard(source: &Path, target: &Path, groups: usize) {
-    let mut shards: Vec<BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>> = vec![BTreeMap::new(); groups];
+    type Shard = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+    let mut shards = vec![Shard::new(); groups];
     let mut files: Vec<PathBuf> = fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut dealt = 0;

@@ -1,6 +1,8 @@
 //! What `verify` promises: any damage to stored bytes is found, a faithful re-creation passes, and a
 //! difference is named down to the part of a tensor, with a likely cause.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

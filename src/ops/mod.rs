@@ -5,5 +5,6 @@ pub mod create;
 mod explain;
 pub mod inspect;
 pub mod remove;
+pub mod serve;
 pub mod transfer;
 pub mod verify;

@@ -41,8 +41,8 @@ pub enum Pushed {
 
 /// A place content can be read from, by digest.
 pub trait Fetch: Send + Sync {
-    /// Whether the content is there. A store answers from a file of the right size, a registry from
-    /// a HEAD request: evidence enough to skip a transfer, never enough to trust the bytes.
+    /// Whether the content is there, so that a transfer can be skipped. A store answers after it has
+    /// read the content, a registry from a HEAD request, which is no reason to trust the bytes.
     fn exists(&self, target: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
 
     /// The content from offset `from` on; `None` when it is not there. The bytes are not verified:

@@ -101,7 +101,7 @@ impl Store {
                 let name = entry.annotations.get(Descriptor::REF_NAME).map_or("NAME", String::as_str);
                 let message = format!("Nothing was removed, because the manifest `{}` cannot be read", entry.digest);
                 Error::new(cause.kind(), message)
-                    .hint(format!("run `kiln verify {name} --repair` or `kiln rm {name}`, then `kiln gc` again"))
+                    .hint(format!("`kiln pull` or `kiln create` it again, or `kiln rm {name}`, then `kiln gc` again"))
                     .caused_by(cause)
             })?;
             marked.blobs.insert(entry.digest);

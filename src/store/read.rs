@@ -22,9 +22,7 @@ use crate::storage::VerifyReader;
 const MAX_IN_MEMORY: u64 = 64 << 20;
 /// How much is read at once when content is hashed.
 const CHUNK: usize = 1 << 20;
-/// Up to this size, content that seems to be there is read before it is taken for present.
-const CHEAP_TO_READ: u64 = 1 << 20;
-const REPAIR: &str = "run `kiln verify NAME --repair`, or `kiln pull` or `kiln create` the model again";
+const REPAIR: &str = "`kiln pull` or `kiln create` the model again: only what is damaged is written";
 
 /// What is wrong with stored content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,17 +157,12 @@ impl Store {
         Ok(found.is_some_and(|(_, actual)| actual == target.size))
     }
 
-    /// Whether bytes just hashed to `target` need not be written again.
+    /// Whether the content of `target` is there, whole and right, so that it need not be written again.
     ///
-    /// Existence is not evidence, and neither is size. But reading 60 GB again because a re-creation
-    /// gave the same layers costs more than the re-creation; writing them over costs more still. So
-    /// small content is hashed, large content is kept when its size is right, and a file of another
-    /// size is replaced. What rots in place is what `verify` finds: it moves it aside, after which
-    /// a re-creation or a pull writes it anew.
+    /// Existence is not evidence, and neither is size: the content is read and hashed. That costs less
+    /// than fetching it, and no more than verifying the model, and it is why a pull or a re-creation
+    /// heals what has rotted in place.
     pub(super) fn holds(&self, target: &Descriptor) -> Result<bool> {
-        if target.size > CHEAP_TO_READ {
-            return self.has_size(target);
-        }
         Ok(self.check(target, &Progress::silent())?.is_ok())
     }
 

@@ -1,7 +1,8 @@
 //! The store as one side of a transfer: the asynchronous traits of [`crate::storage`] over blocking
 //! files. A push is hashed while it arrives and gets its name only when it was what was promised.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::fs;
+use std::io::{self, Seek, SeekFrom, Write};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,8 +13,8 @@ use super::durable::{BLOB_MODE, Draft, publish};
 use super::read::parse_manifest;
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Reference};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
+use crate::oci::{Descriptor, Digest, Reference};
+use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Verifier};
 
 /// How much is read from a file at once.
 const CHUNK: usize = 256 << 10;
@@ -49,7 +50,7 @@ impl Store {
 impl Fetch for Store {
     async fn exists(&self, target: &Descriptor) -> Result<bool> {
         let target = target.clone();
-        self.blocking(move |store| store.has_size(&target)).await
+        self.blocking(move |store| store.holds(&target)).await
     }
 
     async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
@@ -127,5 +128,22 @@ impl Refs for Store {
             store.set_ref(&reference, &target)
         })
         .await
+    }
+}
+
+impl Catalog for Store {
+    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = self.blob_path(digest);
+        self.blocking(move |_| match fs::symlink_metadata(&path) {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(failed("look at", &path, cause)),
+        })
+        .await
+    }
+
+    async fn references(&self) -> Result<Vec<Reference>> {
+        // A name that another program wrote and kiln cannot parse cannot be asked for either.
+        self.blocking(|store| Ok(store.refs()?.keys().filter_map(|name| name.parse().ok()).collect())).await
     }
 }
