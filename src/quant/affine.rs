@@ -13,6 +13,9 @@ use super::{NonFinite, Quantized, float};
 /// Elements that are computed together. Every group size is a multiple.
 const BLOCK: usize = 32;
 
+/// A block in the units of the bit stream.
+const EIGHTS: usize = BLOCK / 8;
+
 /// The smallest scale: binary32 nearest to 1e-7.
 const SMALLEST_SCALE: f32 = f32::from_bits(0x33D6_BF95);
 
@@ -64,14 +67,14 @@ impl<E: Element> Quantize<'_, E> {
             let line = Line::through::<BITS>(least, largest);
             E::store(line.scale, scale);
             E::store(line.bias, bias);
-            let blocks = input.chunks_exact(BLOCK * E::SIZE).zip(packed.chunks_exact_mut(BLOCK / 8 * BITS));
-            for (input, packed) in blocks {
+            let (packed, _) = packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
+            for (input, packed) in input.chunks_exact(BLOCK * E::SIZE).zip(packed) {
                 let values: [f32; BLOCK] = E::load(input);
-                let mut codes = [0; BLOCK];
-                for (code, value) in codes.iter_mut().zip(values) {
+                let mut codes = [[0; 8]; EIGHTS];
+                for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
                     *code = line.code::<BITS>(value);
                 }
-                pack::<BITS>(&codes, packed);
+                *packed = pack(codes);
             }
         }
         Ok(())
@@ -196,13 +199,12 @@ impl<E: Element> Dequantize<'_, E> {
             .zip(out.chunks_exact_mut(group * E::SIZE));
         for (((packed, scale), bias), out) in groups {
             let (scale, bias) = (E::widen(scale), E::widen(bias));
-            let blocks = packed.chunks_exact(BLOCK / 8 * BITS).zip(out.chunks_exact_mut(BLOCK * E::SIZE));
-            for (packed, out) in blocks {
-                let mut codes = [0; BLOCK];
-                unpack::<BITS>(packed, &mut codes);
+            let (packed, _) = packed.as_chunks::<BITS>().0.as_chunks::<EIGHTS>();
+            for (packed, out) in packed.iter().zip(out.chunks_exact_mut(BLOCK * E::SIZE)) {
+                let codes = unpack(*packed);
                 let mut values = [0.0; BLOCK];
-                for (value, code) in values.iter_mut().zip(codes) {
-                    *value = E::round(multiply(f32::from(code), scale)) + bias;
+                for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
+                    *value = E::round(multiply(f32::from(*code), scale)) + bias;
                 }
                 E::store_all(values, out);
             }

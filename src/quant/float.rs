@@ -163,12 +163,16 @@ fn to_f16(value: f32) -> u16 {
 /// The binary16 `bits` as binary32, exactly.
 #[inline(always)]
 fn from_f16(bits: u16) -> f32 {
-    /// 2^112: from the exponent bias of binary32 to that of binary16.
-    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    /// From the exponent bias of binary16 to that of binary32.
+    const REBIAS: u32 = (127 - 15) << 23;
+    /// 2^-24, the unit of a subnormal binary16.
+    const UNIT: f32 = 1.0 / 16_777_216.0;
     let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7FFF);
-    let finite = (f32::from_bits(magnitude << 13) * REBIAS).to_bits();
-    let value = if magnitude < 0x7C00 { finite } else { magnitude << 13 | INFINITY };
+    let magnitude = bits & 0x7FFF;
+    let subnormal = (f32::from(magnitude) * UNIT).to_bits();
+    let normal = (u32::from(magnitude) << 13) + REBIAS;
+    let finite = if magnitude < 0x400 { subnormal } else { normal };
+    let value = if magnitude < 0x7C00 { finite } else { u32::from(magnitude) << 13 | INFINITY };
     f32::from_bits(sign | value)
 }
 

@@ -4,13 +4,11 @@
 //! backend picks the nearest value by an argmin over that table, so a tie goes to the lower code
 //! and the code 8, negative zero, is never chosen.
 
+use super::float::MAGNITUDE;
 use super::mx::Code;
 
 /// The values of the codes.
 const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
-
-/// The midpoints between neighbouring magnitudes; a magnitude above the n-th has a code above n.
-const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
 
 /// Below this magnitude the difference to each value rounds so little that [`encode`] is exact.
 pub(super) const EXACT: f32 = 16_777_216.0;
@@ -19,9 +17,8 @@ pub(super) const EXACT: f32 = 16_777_216.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct E2M1;
 
-impl Code for E2M1 {
+impl Code<4> for E2M1 {
     const LARGEST: f32 = 6.0;
-    const BITS: usize = 4;
 
     #[inline(always)]
     fn encode(value: f32) -> u8 {
@@ -37,10 +34,14 @@ impl Code for E2M1 {
 /// The code nearest to `value`, whose magnitude is below [`EXACT`].
 #[inline(always)]
 pub(super) fn encode(value: f32) -> u8 {
-    let mut code = 0;
-    for midpoint in MIDPOINTS {
-        code += u32::from(value.abs() > midpoint);
-    }
+    const ONE: u32 = 1.0_f32.to_bits();
+    const SIX: u32 = 6.0_f32.to_bits();
+    let magnitude = value.to_bits() & MAGNITUDE;
+    // From 1 on a code is the exponent and the first bit of the mantissa. Adding just less than half
+    // a step before the rest is cut off rounds to the nearest, ties toward zero.
+    let normal = ((magnitude.clamp(ONE, SIX) + 0x1F_FFFF) >> 22) - (ONE >> 22) + 2;
+    let subnormal = u32::from(magnitude > 0.25_f32.to_bits());
+    let code = if magnitude > 0.75_f32.to_bits() { normal } else { subnormal };
     let sign = if code == 0 { 0 } else { value.to_bits() >> 28 & 8 };
     (code | sign) as u8
 }
@@ -64,15 +65,21 @@ pub(super) fn encode_by_distance(value: f32) -> u8 {
 /// The value of the low four bits of `code`.
 #[inline(always)]
 pub(super) fn decode(code: u8) -> f32 {
-    /// 2^126: from the exponent bias of binary32 to that of E2M1.
-    const REBIAS: f32 = f32::from_bits((127 + 126) << 23);
-    let magnitude = f32::from_bits(u32::from(code & 7) << 22) * REBIAS;
-    f32::from_bits(magnitude.to_bits() | u32::from(code & 8) << 28)
+    /// From the exponent bias of E2M1 to that of binary32.
+    const REBIAS: u32 = (127 - 1) << 23;
+    let magnitude = code & 7;
+    let normal = (u32::from(magnitude) << 22) + REBIAS;
+    let subnormal = (f32::from(magnitude) * 0.5).to_bits();
+    let value = if magnitude < 2 { subnormal } else { normal };
+    f32::from_bits(value | u32::from(code & 8) << 28)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Halfway between neighbouring magnitudes.
+    const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
 
     #[test]
     fn decodes_the_table() {
@@ -82,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_midpoints_is_the_argmin() {
+    fn rounding_is_the_argmin() {
         for (code, value) in (0..).zip(VALUES) {
             assert_eq!(encode(value), if code == 8 { 0 } else { code });
         }

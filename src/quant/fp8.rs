@@ -11,9 +11,8 @@ use super::mx::Code;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct E4M3;
 
-impl Code for E4M3 {
+impl Code<8> for E4M3 {
     const LARGEST: f32 = 448.0;
-    const BITS: usize = 8;
 
     #[inline(always)]
     fn encode(value: f32) -> u8 {
@@ -47,10 +46,14 @@ pub fn to_fp8(value: f32) -> u8 {
 /// The value of the E4M3 `code`, exactly. The codes `0x7F` and `0xFF` are NaN.
 #[inline(always)]
 pub fn from_fp8(code: u8) -> f32 {
-    /// 2^120: from the exponent bias of binary32 to that of E4M3.
-    const REBIAS: f32 = f32::from_bits((127 + 120) << 23);
-    let magnitude = u32::from(code & 0x7F);
-    let finite = (f32::from_bits(magnitude << 20) * REBIAS).to_bits();
+    /// From the exponent bias of E4M3 to that of binary32.
+    const REBIAS: u32 = (127 - 7) << 23;
+    /// 2^-9, the unit of a subnormal E4M3.
+    const UNIT: f32 = 1.0 / 512.0;
+    let magnitude = code & 0x7F;
+    let normal = (u32::from(magnitude) << 20) + REBIAS;
+    let subnormal = (f32::from(magnitude) * UNIT).to_bits();
+    let finite = if magnitude < 8 { subnormal } else { normal };
     let value = if magnitude == 0x7F { 0x7FF0_0000 } else { finite };
     f32::from_bits(value | u32::from(code & 0x80) << 24)
 }

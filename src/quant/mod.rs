@@ -114,8 +114,8 @@ fn quantize_elements<E: Element>(
     let run = options.instructions;
     match scheme {
         Scheme::Affine { bits, group } => run.run(affine::Quantize::<E>::new(bits, group, input, out)),
-        Scheme::Mxfp4 => run.run(mx::Quantize::<E, fp4::E2M1>::new(options.scale_rule, input, out)),
-        Scheme::Mxfp8 => run.run(mx::Quantize::<E, fp8::E4M3>::new(options.scale_rule, input, out)),
+        Scheme::Mxfp4 => run.run(mx::Quantize::<E, fp4::E2M1, 4>::new(options.scale_rule, input, out)),
+        Scheme::Mxfp8 => run.run(mx::Quantize::<E, fp8::E4M3, 8>::new(options.scale_rule, input, out)),
         Scheme::Nvfp4 => run.run(nvfp4::Quantize::<E>::new(options.global_scale, input, out)),
     }
 }
@@ -166,8 +166,8 @@ fn dequantize_elements<E: Element>(
         Scheme::Affine { bits, group } => {
             run.run(affine::Dequantize::<E>::new(bits, group, packed, scales, biases, out));
         }
-        Scheme::Mxfp4 => run.run(mx::Dequantize::<E, fp4::E2M1>::new(packed, scales, out)),
-        Scheme::Mxfp8 => run.run(mx::Dequantize::<E, fp8::E4M3>::new(packed, scales, out)),
+        Scheme::Mxfp4 => run.run(mx::Dequantize::<E, fp4::E2M1, 4>::new(packed, scales, out)),
+        Scheme::Mxfp8 => run.run(mx::Dequantize::<E, fp8::E4M3, 8>::new(packed, scales, out)),
         Scheme::Nvfp4 => run.run(nvfp4::Dequantize::<E>::new(options.global_scale, packed, scales, out)),
     }
 }

@@ -13,6 +13,9 @@ use super::{Float, NonFinite, Quantized};
 /// Elements of a group.
 const GROUP: usize = 32;
 
+/// A group in the units of the bit stream.
+const EIGHTS: usize = GROUP / 8;
+
 /// The bias of an E8M0 scale byte.
 const BIAS: i32 = 127;
 
@@ -83,37 +86,36 @@ fn round_up_from(floor: i32, float: Float) -> u32 {
     }
 }
 
-/// The type of the elements of a group.
-pub(super) trait Code: Copy {
+/// The type of the elements of a group, `BITS` wide.
+pub(super) trait Code<const BITS: usize>: Copy {
     /// The largest magnitude.
     const LARGEST: f32;
-    const BITS: usize;
 
     fn encode(value: f32) -> u8;
     fn decode(code: u8) -> f32;
 }
 
-pub(super) struct Quantize<'a, E, C> {
+pub(super) struct Quantize<'a, E, C, const BITS: usize> {
     rule: ScaleRule,
     input: &'a [u8],
     out: Quantized<'a>,
     types: PhantomData<(E, C)>,
 }
 
-impl<'a, E, C> Quantize<'a, E, C> {
+impl<'a, E, C, const BITS: usize> Quantize<'a, E, C, BITS> {
     pub(super) fn new(rule: ScaleRule, input: &'a [u8], out: Quantized<'a>) -> Self {
         Self { rule, input, out, types: PhantomData }
     }
 }
 
-impl<E: Element, C: Code> Kernel for Quantize<'_, E, C> {
+impl<E: Element, C: Code<BITS>, const BITS: usize> Kernel for Quantize<'_, E, C, BITS> {
     type Output = Result<(), NonFinite>;
 
     #[inline(always)]
     fn run(self) -> Self::Output {
-        let groups =
-            self.input.chunks_exact(GROUP * E::SIZE).zip(self.out.packed.chunks_exact_mut(GROUP / 8 * C::BITS));
-        for (index, ((input, packed), scale)) in groups.zip(self.out.scales).enumerate() {
+        let (packed, _) = self.out.packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
+        let groups = self.input.chunks_exact(GROUP * E::SIZE).zip(packed).zip(self.out.scales);
+        for (index, ((input, packed), scale)) in groups.enumerate() {
             let values: [f32; GROUP] = E::load(input);
             let largest = largest_magnitude(&values);
             if largest >= INFINITY {
@@ -125,55 +127,46 @@ impl<E: Element, C: Code> Kernel for Quantize<'_, E, C> {
             // An exponent below the range of E8M0 wraps around, as it does on x86-64.
             *scale = (exponent + BIAS) as u8;
             let divisor = power_of_two(exponent);
-            let mut codes = [0; GROUP];
-            for (code, value) in codes.iter_mut().zip(values) {
+            let mut codes = [[0; 8]; EIGHTS];
+            for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
                 // MLX rounds the quotient to the tensor's type; only a subnormal one can change, and
                 // those are far below what any code but zero stands for.
                 *code = C::encode(value / divisor);
             }
-            pack_codes::<C>(&codes, packed);
+            *packed = pack(codes);
         }
         Ok(())
     }
 }
 
-#[inline(always)]
-fn pack_codes<C: Code>(codes: &[u8; GROUP], packed: &mut [u8]) {
-    if C::BITS == 4 { pack::<4>(codes, packed) } else { pack::<8>(codes, packed) }
-}
-
-pub(super) struct Dequantize<'a, E, C> {
+pub(super) struct Dequantize<'a, E, C, const BITS: usize> {
     packed: &'a [u8],
     scales: &'a [u8],
     out: &'a mut [u8],
     types: PhantomData<(E, C)>,
 }
 
-impl<'a, E, C> Dequantize<'a, E, C> {
+impl<'a, E, C, const BITS: usize> Dequantize<'a, E, C, BITS> {
     pub(super) fn new(packed: &'a [u8], scales: &'a [u8], out: &'a mut [u8]) -> Self {
         Self { packed, scales, out, types: PhantomData }
     }
 }
 
-impl<E: Element, C: Code> Kernel for Dequantize<'_, E, C> {
+impl<E: Element, C: Code<BITS>, const BITS: usize> Kernel for Dequantize<'_, E, C, BITS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let groups = self.packed.chunks_exact(GROUP / 8 * C::BITS).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
-        for ((packed, out), &scale) in groups.zip(self.scales) {
+        let (packed, _) = self.packed.as_chunks::<BITS>().0.as_chunks::<EIGHTS>();
+        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
+        for ((packed, &scale), out) in groups {
             // The byte 255 is no NaN here as in E8M0, but the next power of two: an infinity.
             let power = if scale == u8::MAX { f32::INFINITY } else { power_of_two(i32::from(scale) - BIAS) };
             let power = E::round(power);
-            let mut codes = [0; GROUP];
-            if C::BITS == 4 {
-                unpack::<4>(packed, &mut codes)
-            } else {
-                unpack::<8>(packed, &mut codes)
-            }
+            let codes = unpack(*packed);
             let mut values = [0.0; GROUP];
-            for (value, code) in values.iter_mut().zip(codes) {
-                *value = multiply(C::decode(code), power);
+            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
+                *value = multiply(C::decode(*code), power);
             }
             E::store_all(values, out);
         }

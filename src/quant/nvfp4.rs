@@ -13,6 +13,12 @@ use super::{NonFinite, Quantized, fp4, fp8};
 /// Elements of a group.
 const GROUP: usize = 16;
 
+/// A group in the units of the bit stream.
+const EIGHTS: usize = GROUP / 8;
+
+/// Groups whose scales are computed together.
+const TILE: usize = 16;
+
 /// The largest FP4 magnitude.
 const LARGEST_CODE: f32 = 6.0;
 
@@ -38,31 +44,39 @@ impl<E: Element> Kernel for Quantize<'_, E> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         let encoding_scale = self.global_scale.map_or(1.0, |global| LARGEST_VALUE / global);
-        let groups = self.input.chunks_exact(GROUP * E::SIZE).zip(self.out.packed.chunks_exact_mut(GROUP / 2));
-        for (index, ((input, packed), scale)) in groups.zip(self.out.scales).enumerate() {
-            let values: [f32; GROUP] = E::load(input);
-            let largest = largest_magnitude(&values);
-            if largest >= INFINITY {
+        let (packed, _) = self.out.packed.as_chunks_mut::<4>().0.as_chunks_mut::<EIGHTS>();
+        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE));
+        for (index, ((input, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
+            let mut largest = [0.0; TILE];
+            for (largest, group) in largest.iter_mut().zip(input.chunks_exact(GROUP * E::SIZE)) {
+                *largest = f32::from_bits(largest_magnitude::<GROUP>(&E::load(group)));
+            }
+            if largest.iter().any(|largest| !largest.is_finite()) {
                 let within = float::first_non_finite::<E>(input).unwrap_or_default();
-                return Err(NonFinite { index: index * GROUP + within });
+                return Err(NonFinite { index: index * TILE * GROUP + within });
             }
-            let largest = f32::from_bits(largest);
-            *scale = fp8::to_fp8(E::round(largest / LARGEST_CODE) * encoding_scale);
-            let divisor = fp8::from_fp8(*scale);
-            let scaled = |value: f32| E::round(value / divisor) * encoding_scale;
-            let mut codes = [0; GROUP];
-            // Nothing in the group exceeds its largest magnitude. Beyond 2^24 (or with a scale of
-            // zero) the distances to the codes are rounded themselves, and decide differently.
-            if scaled(largest).abs() < fp4::EXACT {
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = fp4::encode(scaled(value));
+
+            let codes = largest.map(|largest| fp8::to_fp8(E::round(largest / LARGEST_CODE) * encoding_scale));
+            let divisors = codes.map(fp8::from_fp8);
+            scales.copy_from_slice(&codes[..scales.len()]);
+
+            for (group, input) in input.chunks_exact(GROUP * E::SIZE).enumerate() {
+                let scaled = |value: f32| E::round(value / divisors[group]) * encoding_scale;
+                let values: [f32; GROUP] = E::load(input);
+                // Beyond this limit (or with a scale of zero) the distances to the codes are rounded
+                // themselves, and decide differently.
+                let mut codes = [[0; 8]; EIGHTS];
+                if scaled(largest[group]).abs() < fp4::EXACT {
+                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
+                        *code = fp4::encode(scaled(value));
+                    }
+                } else {
+                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
+                        *code = fp4::encode_by_distance(scaled(value));
+                    }
                 }
-            } else {
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = fp4::encode_by_distance(scaled(value));
-                }
+                packed[group] = pack(codes);
             }
-            pack::<4>(&codes, packed);
         }
         Ok(())
     }
@@ -89,15 +103,15 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
 
     #[inline(always)]
     fn run(self) {
-        let groups = self.packed.chunks_exact(GROUP / 2).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
-        for ((packed, out), &scale) in groups.zip(self.scales) {
+        let (packed, _) = self.packed.as_chunks::<4>().0.as_chunks::<EIGHTS>();
+        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
+        for ((packed, &scale), out) in groups {
             let scale = fp8::from_fp8(scale);
             let scale = self.global_scale.map_or(scale, |global| multiply(scale, global / LARGEST_VALUE));
-            let mut codes = [0; GROUP];
-            unpack::<4>(packed, &mut codes);
+            let codes = unpack(*packed);
             let mut values = [0.0; GROUP];
-            for (value, code) in values.iter_mut().zip(codes) {
-                *value = multiply(fp4::decode(code), scale);
+            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
+                *value = multiply(fp4::decode(*code), scale);
             }
             E::store_all(values, out);
         }

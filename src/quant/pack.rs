@@ -29,39 +29,43 @@ fn open_gaps(fields: u64, width: u32, gap: u32) -> u64 {
     fields & kept | fields << gap & !low
 }
 
-/// Packs `codes`, each below 2^`BITS`, into `packed`.
+/// Packs `codes`, each below 2^`BITS`.
 #[inline(always)]
-pub(super) fn pack<const BITS: usize>(codes: &[u8], packed: &mut [u8]) {
+pub(super) fn pack<const BITS: usize, const EIGHTS: usize>(codes: [[u8; 8]; EIGHTS]) -> [[u8; BITS]; EIGHTS] {
     if BITS == 4 {
-        // The commonest width by far, and two codes are a byte: one step instead of three.
-        for (pair, byte) in codes.as_chunks::<2>().0.iter().zip(packed) {
+        // By far the commonest width, and two codes are a byte: one step instead of three.
+        let mut packed = [[0; BITS]; EIGHTS];
+        let (pairs, _) = codes.as_flattened().as_chunks::<2>();
+        for (byte, pair) in packed.as_flattened_mut().iter_mut().zip(pairs) {
             let pair = u16::from_le_bytes(*pair);
             *byte = (pair | pair >> 4) as u8;
         }
-        return;
+        return packed;
     }
-    let gap = 8 - BITS as u32;
-    for (codes, packed) in codes.as_chunks::<8>().0.iter().zip(packed.as_chunks_mut::<BITS>().0) {
-        let bytes = u64::from_le_bytes(*codes);
+    codes.map(|codes| {
+        let gap = 8 - BITS as u32;
+        let bytes = u64::from_le_bytes(codes);
         let pairs = close_gaps(bytes, 8, gap);
         let fours = close_gaps(pairs, 16, 2 * gap);
         let eights = close_gaps(fours, 32, 4 * gap);
+        let mut packed = [0; BITS];
         packed.copy_from_slice(&eights.to_le_bytes()[..BITS]);
-    }
+        packed
+    })
 }
 
 /// Restores the codes of `packed`.
 #[inline(always)]
-pub(super) fn unpack<const BITS: usize>(packed: &[u8], codes: &mut [u8]) {
-    let gap = 8 - BITS as u32;
-    for (packed, codes) in packed.as_chunks::<BITS>().0.iter().zip(codes.as_chunks_mut::<8>().0) {
+pub(super) fn unpack<const BITS: usize, const EIGHTS: usize>(packed: [[u8; BITS]; EIGHTS]) -> [[u8; 8]; EIGHTS] {
+    packed.map(|packed| {
+        let gap = 8 - BITS as u32;
         let mut bytes = [0; 8];
-        bytes[..BITS].copy_from_slice(packed);
+        bytes[..BITS].copy_from_slice(&packed);
         let eights = u64::from_le_bytes(bytes);
         let fours = open_gaps(eights, 32, 4 * gap);
         let pairs = open_gaps(fours, 16, 2 * gap);
-        *codes = open_gaps(pairs, 8, gap).to_le_bytes();
-    }
+        open_gaps(pairs, 8, gap).to_le_bytes()
+    })
 }
 
 #[cfg(test)]
@@ -71,17 +75,16 @@ mod tests {
     fn holds_for<const BITS: usize>() {
         let codes: Vec<u8> =
             (0..64_u32).map(|j| (j.wrapping_mul(2_654_435_761) >> 13) as u8 & (0xFF >> (8 - BITS))).collect();
-        let mut packed = vec![0; 8 * BITS];
-        pack::<BITS>(&codes, &mut packed);
+        let eights: [[u8; 8]; 8] = *codes.as_chunks().0.first_chunk().unwrap();
+        let packed_eights = pack::<BITS, 8>(eights);
+        let packed = packed_eights.as_flattened();
         for (j, code) in codes.iter().enumerate() {
             for bit in 0..BITS {
                 let at = j * BITS + bit;
                 assert_eq!(packed[at / 8] >> (at % 8) & 1, code >> bit & 1, "bit {bit} of code {j} of {BITS} bits");
             }
         }
-        let mut unpacked = vec![0; 64];
-        unpack::<BITS>(&packed, &mut unpacked);
-        assert_eq!(unpacked, codes);
+        assert_eq!(unpack(packed_eights), eights);
     }
 
     #[test]
