@@ -44,39 +44,40 @@ impl<E: Element> Kernel for Quantize<'_, E> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         let encoding_scale = self.global_scale.map_or(1.0, |global| LARGEST_VALUE / global);
-        let (packed, _) = self.out.packed.as_chunks_mut::<4>().0.as_chunks_mut::<EIGHTS>();
-        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE));
+        let (packed, _) = self.out.packed.as_chunks_mut::<4>();
+        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE * EIGHTS));
         for (index, ((input, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
             let mut largest = [0.0; TILE];
             for (largest, group) in largest.iter_mut().zip(input.chunks_exact(GROUP * E::SIZE)) {
-                *largest = f32::from_bits(largest_magnitude::<GROUP>(&E::load(group)));
-            }
-            if largest.iter().any(|largest| !largest.is_finite()) {
-                let within = float::first_non_finite::<E>(input).unwrap_or_default();
-                return Err(NonFinite { index: index * TILE * GROUP + within });
-            }
-
-            let codes = largest.map(|largest| fp8::to_fp8(E::round(largest / LARGEST_CODE) * encoding_scale));
-            let divisors = codes.map(fp8::from_fp8);
-            scales.copy_from_slice(&codes[..scales.len()]);
-
-            for (group, input) in input.chunks_exact(GROUP * E::SIZE).enumerate() {
-                let scaled = |value: f32| E::round(value / divisors[group]) * encoding_scale;
-                let values: [f32; GROUP] = E::load(input);
-                // Beyond this limit (or with a scale of zero) the distances to the codes are rounded
-                // themselves, and decide differently.
-                let mut codes = [[0; 8]; EIGHTS];
-                if scaled(largest[group]).abs() < fp4::EXACT {
-                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                        *code = fp4::encode(scaled(value));
-                    }
-                } else {
-                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                        *code = fp4::encode_by_distance(scaled(value));
-                    }
+                let magnitude = largest_magnitude::<GROUP>(&E::load(group));
+                if magnitude >= INFINITY {
+                    let within = float::first_non_finite::<E>(input).unwrap_or_default();
+                    return Err(NonFinite { index: index * TILE * GROUP + within });
                 }
-                packed[group] = pack(codes);
+                *largest = f32::from_bits(magnitude);
             }
+            let mut divisors = [0.0; TILE];
+            let mut scale_codes = [0; TILE];
+            for ((code, divisor), largest) in scale_codes.iter_mut().zip(&mut divisors).zip(largest) {
+                *code = fp8::to_fp8(E::round(largest / LARGEST_CODE) * encoding_scale);
+                *divisor = fp8::from_fp8(*code);
+            }
+            scales.copy_from_slice(&scale_codes[..scales.len()]);
+
+            let mut codes = [[0; 8]; TILE * EIGHTS];
+            let groups = input.chunks_exact(GROUP * E::SIZE).zip(codes.as_chunks_mut::<EIGHTS>().0);
+            for ((input, codes), (largest, divisor)) in groups.zip(largest.into_iter().zip(divisors)) {
+                let scaled = |value: f32| E::round(value / divisor) * encoding_scale;
+                let values: [f32; GROUP] = E::load(input);
+                let codes = codes.as_flattened_mut().iter_mut().zip(values);
+                if scaled(largest).abs() < fp4::EXACT {
+                    codes.for_each(|(code, value)| *code = fp4::encode(scaled(value)));
+                } else {
+                    // A large global scale, or a group scale that rounded to zero.
+                    codes.for_each(|(code, value)| *code = fp4::encode_by_distance(scaled(value)));
+                }
+            }
+            packed.copy_from_slice(&pack(codes)[..packed.len()]);
         }
         Ok(())
     }

@@ -32,9 +32,9 @@ fn open_gaps(fields: u64, width: u32, gap: u32) -> u64 {
 /// Packs `codes`, each below 2^`BITS`.
 #[inline(always)]
 pub(super) fn pack<const BITS: usize, const EIGHTS: usize>(codes: [[u8; 8]; EIGHTS]) -> [[u8; BITS]; EIGHTS] {
+    let mut packed = [[0; BITS]; EIGHTS];
     if BITS == 4 {
         // By far the commonest width, and two codes are a byte: one step instead of three.
-        let mut packed = [[0; BITS]; EIGHTS];
         let (pairs, _) = codes.as_flattened().as_chunks::<2>();
         for (byte, pair) in packed.as_flattened_mut().iter_mut().zip(pairs) {
             let pair = u16::from_le_bytes(*pair);
@@ -42,30 +42,29 @@ pub(super) fn pack<const BITS: usize, const EIGHTS: usize>(codes: [[u8; 8]; EIGH
         }
         return packed;
     }
-    codes.map(|codes| {
-        let gap = 8 - BITS as u32;
-        let bytes = u64::from_le_bytes(codes);
-        let pairs = close_gaps(bytes, 8, gap);
+    let gap = 8 - BITS as u32;
+    for (packed, codes) in packed.iter_mut().zip(codes) {
+        let pairs = close_gaps(u64::from_le_bytes(codes), 8, gap);
         let fours = close_gaps(pairs, 16, 2 * gap);
         let eights = close_gaps(fours, 32, 4 * gap);
-        let mut packed = [0; BITS];
         packed.copy_from_slice(&eights.to_le_bytes()[..BITS]);
-        packed
-    })
+    }
+    packed
 }
 
 /// Restores the codes of `packed`.
 #[inline(always)]
 pub(super) fn unpack<const BITS: usize, const EIGHTS: usize>(packed: [[u8; BITS]; EIGHTS]) -> [[u8; 8]; EIGHTS] {
-    packed.map(|packed| {
-        let gap = 8 - BITS as u32;
-        let mut bytes = [0; 8];
-        bytes[..BITS].copy_from_slice(&packed);
-        let eights = u64::from_le_bytes(bytes);
-        let fours = open_gaps(eights, 32, 4 * gap);
+    let mut codes = [[0; 8]; EIGHTS];
+    let gap = 8 - BITS as u32;
+    for (codes, packed) in codes.iter_mut().zip(packed) {
+        let mut eights = [0; 8];
+        eights[..BITS].copy_from_slice(&packed);
+        let fours = open_gaps(u64::from_le_bytes(eights), 32, 4 * gap);
         let pairs = open_gaps(fours, 16, 2 * gap);
-        open_gaps(pairs, 8, gap).to_le_bytes()
-    })
+        *codes = open_gaps(pairs, 8, gap).to_le_bytes();
+    }
+    codes
 }
 
 #[cfg(test)]
