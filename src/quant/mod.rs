@@ -14,6 +14,8 @@ mod instructions;
 mod mx;
 mod nvfp4;
 mod pack;
+#[cfg(test)]
+mod reference;
 mod scheme;
 
 pub use float::Float;
