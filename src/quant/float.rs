@@ -184,13 +184,15 @@ pub(super) fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(bits as u32)
 }
 
-/// `a * b`, with the NaN that x86-64 gives: the operand that is NaN, else a negative one.
+/// `a * b`, with the NaN that x86-64 gives: the first operand that is NaN, else a negative one.
 ///
 /// The language leaves sign and payload of a NaN open.
 #[inline(always)]
 pub(super) fn multiply(a: f32, b: f32) -> f32 {
     let product = a * b;
-    let nan = if a.is_nan() { a } else { f32::from_bits(0xFFC0_0000) };
+    let invalid = f32::from_bits(0xFFC0_0000);
+    let operand = if b.is_nan() { b } else { invalid };
+    let nan = if a.is_nan() { a } else { operand };
     if product.is_nan() { nan } else { product }
 }
 
@@ -296,6 +298,20 @@ mod tests {
             for right in &values {
                 assert_eq!(total_order(left).cmp(&total_order(*right)), left.total_cmp(right), "{left} {right}");
             }
+        }
+    }
+
+    #[test]
+    fn products_that_are_nan() {
+        let nan = f32::from_bits(0x7FF0_0000);
+        for (a, b, bits) in [
+            (nan, 2.0, 0x7FF0_0000),
+            (2.0, -nan, 0xFFF0_0000),
+            (0.0, f32::INFINITY, 0xFFC0_0000),
+            (f32::NEG_INFINITY, 0.0, 0xFFC0_0000),
+            (-2.0, 3.0, 0xC0C0_0000),
+        ] {
+            assert_eq!(multiply(a, b).to_bits(), bits, "{a} {b}");
         }
     }
 
