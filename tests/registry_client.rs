@@ -137,7 +137,7 @@ impl Registry {
             ("DELETE", "blobs") => answer(204),
             ("GET" | "HEAD", "blobs") => match self.blobs.lock().unwrap().get(name) {
                 None => refusal(404, "BLOB_UNKNOWN"),
-                Some(blob) => part(blob, seen.header(RANGE)),
+                Some(blob) => part(blob, range_of(seen)),
             },
             ("PUT", "manifests") => {
                 let manifest = Manifest::parse(&body).unwrap();
@@ -199,18 +199,22 @@ fn with(mut response: Response, name: HeaderName, value: impl AsRef<str>) -> Res
     response
 }
 
-/// The blob, or its rest from an offset on.
-fn part(blob: &Bytes, range: &str) -> Response {
-    let Some(from) = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')) else {
-        return blob.clone().into_response();
-    };
-    let from: usize = from.parse().unwrap();
+/// The offsets that a `Range` header asks for.
+fn range_of(seen: &Seen) -> Option<(usize, usize)> {
+    let (from, to) = seen.header(RANGE).strip_prefix("bytes=")?.split_once('-')?;
+    Some((from.parse().unwrap(), to.parse().unwrap()))
+}
+
+/// The blob, or the part of it that is asked for.
+fn part(blob: &Bytes, range: Option<(usize, usize)>) -> Response {
+    let Some((from, to)) = range else { return blob.clone().into_response() };
     if from >= blob.len() {
         return answer(416);
     }
-    let mut response = blob.slice(from..).into_response();
+    let to = to.min(blob.len() - 1);
+    let mut response = blob.slice(from..=to).into_response();
     *response.status_mut() = axum::http::StatusCode::PARTIAL_CONTENT;
-    with(response, CONTENT_RANGE, format!("bytes {from}-{}/{}", blob.len() - 1, blob.len()))
+    with(response, CONTENT_RANGE, format!("bytes {from}-{to}/{}", blob.len()))
 }
 
 /// A reply that announces all of `blob` and breaks off after `length` bytes of it.
@@ -329,14 +333,21 @@ fn large() -> Bytes {
     (0..(8 << 20)).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>().into()
 }
 
-fn alice(password: &'static str) -> impl Keychain {
-    struct Alice(&'static str);
-    impl Keychain for Alice {
-        fn credential(&self, _host: &str) -> Result<Option<Credential>> {
-            Ok(Some(Credential::Basic { user: "alice".into(), password: self.0.into() }))
-        }
+/// A keychain with one key, for every host.
+struct Key(Credential);
+
+impl Keychain for Key {
+    fn credential(&self, _host: &str) -> Result<Option<Credential>> {
+        Ok(Some(self.0.clone()))
     }
-    Alice(password)
+}
+
+fn alice(password: &str) -> Credential {
+    Credential::Basic { user: "alice".into(), password: password.into() }
+}
+
+fn identity() -> Credential {
+    Credential::IdentityToken("id3ntity".into())
 }
 
 async fn push(shelf: &Shelf, registry: &Registry, remote: &Remote) -> Result<CopyReport> {
@@ -417,7 +428,8 @@ async fn an_upload_goes_where_the_registry_says_and_its_credentials_do_not() {
     })
     .await;
     let target = Descriptor::of(MediaType::OLLAMA_TENSOR, b"small");
-    let pushed = within(registry.remote_for(alice("s3cret")).push(&target, &Content("small".into()))).await.unwrap();
+    let pushed =
+        within(registry.remote_for(Key(alice("s3cret"))).push(&target, &Content("small".into()))).await.unwrap();
     assert_eq!(pushed, Pushed::Stored);
     assert!(elsewhere.has(&target));
     assert!(elsewhere.seen(Method::PUT, "").iter().all(|seen| seen.header(AUTHORIZATION).is_empty()));
@@ -534,7 +546,8 @@ async fn a_broken_stream_is_taken_up_where_it_broke() {
         assert!(fetch(&registry.remote(), &target, 0).await.unwrap() == large());
         let asked = registry.seen(Method::GET, "/blobs/");
         assert_eq!(asked.len(), 2);
-        let from: usize = asked[1].header(RANGE).strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
+        let (from, to) = range_of(&asked[1]).unwrap();
+        assert_eq!(to, (8 << 20) - 1);
         assert!((1..=3_000_000).contains(&from), "{from}");
     }
 }
@@ -554,16 +567,13 @@ async fn a_stream_that_stays_silent_is_taken_up_too() {
     options.idle_timeout = Duration::from_millis(200);
     let remote = Remote::new(&registry.reference(), Arc::new(Anonymous), &options).unwrap();
     assert_eq!(fetch(&remote, &target, 0).await.unwrap(), "small");
-    assert_eq!(registry.seen(Method::GET, "/blobs/")[1].header(RANGE), "bytes=3-");
+    assert_eq!(registry.seen(Method::GET, "/blobs/")[1].header(RANGE), "bytes=3-4");
 }
 
 #[tokio::test]
 async fn a_stream_that_never_gets_on_is_given_up() {
     let registry = Registry::start(|seen, _| {
-        let from: usize = match seen.header(RANGE) {
-            "" => 0,
-            range => range.strip_prefix("bytes=")?.trim_end_matches('-').parse().ok()?,
-        };
+        let from = range_of(seen).map_or(0, |(from, _)| from);
         let left = Bytes::from(vec![7; 1000 - from]);
         let part = with(cut(&left, 1), CONTENT_RANGE, format!("bytes {from}-999/1000"));
         let status = if from == 0 { 200 } else { 206 };
@@ -652,12 +662,12 @@ async fn a_redirect_is_followed_without_credentials_and_with_the_range() {
     })
     .await;
     let target = storage.keep(&b"small"[..]);
-    let remote = registry.remote_for(alice("s3cret"));
+    let remote = registry.remote_for(Key(alice("s3cret")));
     assert_eq!(fetch(&remote, &target, 2).await.unwrap(), "all");
     assert!(within(remote.exists(&target)).await.unwrap(), "a HEAD is redirected too");
     let asked = storage.seen(Method::GET, "/blobs/");
     assert_eq!(asked.len(), 2, "an expired address is asked for again at the registry");
-    assert!(asked.iter().all(|seen| seen.header(AUTHORIZATION).is_empty() && seen.header(RANGE) == "bytes=2-"));
+    assert!(asked.iter().all(|seen| seen.header(AUTHORIZATION).is_empty() && seen.header(RANGE) == "bytes=2-4"));
     assert_eq!(registry.seen(Method::GET, "/blobs/").len(), 3);
 }
 
@@ -766,7 +776,7 @@ async fn guarded(grant: fn(&Seen) -> bool, lifetime: u64) -> Arc<Registry> {
 #[tokio::test]
 async fn one_token_serves_all_who_wait_for_it() {
     let registry = guarded(|seen| seen.header(AUTHORIZATION) == "Basic YWxpY2U6czNjcmV0", 300).await;
-    let remote = registry.remote_for(alice("s3cret"));
+    let remote = registry.remote_for(Key(alice("s3cret")));
     push(&Shelf::with_model(), &registry, &remote).await.unwrap();
     let asked: Vec<_> = registry.seen(Method::GET, "/token").into_iter().map(|seen| seen.query).collect();
     let query = |actions: &str| format!("tenant=1&service=reg%2C+istry&scope=repository%3Ateam%2Fmodel%3A{actions}");
@@ -807,16 +817,14 @@ async fn a_token_refused_in_the_middle_is_replaced_and_the_body_sent_again() {
 #[tokio::test]
 async fn wrong_credentials_are_told_from_a_broken_registry() {
     let registry = guarded(|seen| seen.header(AUTHORIZATION) == "Basic YWxpY2U6czNjcmV0", 300).await;
-    let error = push(&Shelf::with_model(), &registry, &registry.remote_for(alice("wrong"))).await.unwrap_err();
+    let error = push(&Shelf::with_model(), &registry, &registry.remote_for(Key(alice("wrong")))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     assert_eq!(error.hint_text(), Some(format!("kiln login {}", registry.host).as_str()));
     assert!(!chain(&error).contains("wrong"), "{error}");
 
-    let right = Credential::Basic { user: "alice".into(), password: "s3cret".into() };
-    let wrong = Credential::Basic { user: "alice".into(), password: "wrong".into() };
-    let error = within(ping(&registry.host, &wrong, &options())).await.unwrap_err();
+    let error = within(ping(&registry.host, &alice("wrong"), &options())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    within(ping(&registry.host, &right, &options())).await.unwrap();
+    within(ping(&registry.host, &alice("s3cret"), &options())).await.unwrap();
 }
 
 #[tokio::test]
@@ -839,12 +847,6 @@ async fn what_a_token_does_not_allow_ends_without_a_circle() {
 
 #[tokio::test]
 async fn an_identity_token_is_traded_or_used_as_a_password() {
-    struct Holder;
-    impl Keychain for Holder {
-        fn credential(&self, _host: &str) -> Result<Option<Credential>> {
-            Ok(Some(Credential::IdentityToken("id3ntity".into())))
-        }
-    }
     for refusal_of_post in [None, Some(404), Some(405)] {
         let registry = Registry::start(move |seen, _| {
             let challenge = format!(r#"Bearer realm="http://{}/token",service="s""#, seen.header(HOST));
@@ -862,10 +864,28 @@ async fn an_identity_token_is_traded_or_used_as_a_password() {
         })
         .await;
         let target = registry.keep(&b"small"[..]);
-        assert!(within(registry.remote_for(Holder).exists(&target)).await.unwrap(), "{refusal_of_post:?}");
+        assert!(within(registry.remote_for(Key(identity())).exists(&target)).await.unwrap(), "{refusal_of_post:?}");
         let traded = &registry.seen(Method::POST, "/token")[0];
         assert_eq!(traded.header(CONTENT_TYPE), "application/x-www-form-urlencoded");
     }
+}
+
+#[tokio::test]
+async fn a_secret_is_not_sent_on_to_another_host() {
+    let thief = Registry::faithful().await;
+    let elsewhere = format!("http://{}/token", thief.host);
+    let registry = Registry::start(move |seen, _| {
+        let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.header(HOST));
+        Some(Twist::Answer(match seen.path.as_str() {
+            "/v2/" => answer(200),
+            "/token" => with(answer(307), LOCATION, &elsewhere),
+            _ => with(answer(401), WWW_AUTHENTICATE, challenge),
+        }))
+    })
+    .await;
+    let error = within(registry.remote_for(Key(identity())).resolve(&registry.reference())).await.unwrap_err();
+    assert!(error.to_string().starts_with("The secret in `POST"), "{error}");
+    assert!(thief.seen(Method::POST, "").is_empty());
 }
 
 // --- patience ---------------------------------------------------------------------------------
@@ -920,10 +940,9 @@ async fn a_registry_that_is_not_there_is_an_error_of_the_network() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let credential = Credential::Basic { user: "alice".into(), password: "s3cret".into() };
-    let error = within(ping(&host, &credential, &options())).await.unwrap_err();
+    let error = within(ping(&host, &alice("s3cret"), &options())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Registry);
     assert!(error.to_string().starts_with("Could not connect to `127.0.0.1`"), "{error}");
-    let error = within(ping("not a host", &credential, &options())).await.unwrap_err();
+    let error = within(ping("not a host", &alice("s3cret"), &options())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
 }

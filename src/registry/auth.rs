@@ -222,7 +222,8 @@ impl Authorizer {
         let body = Bytes::from(form.query().unwrap_or_default().to_owned());
         let call = Call::new(Method::POST, realm.clone(), Access::Login)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-            .bytes(body);
+            .bytes(body)
+            .sealed();
         self.token_reply(client, call, None).await
     }
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::Options;
 use super::address::Address;
 use super::auth::{Access, Authorizer};
-use super::failure::Failure;
+use super::failure::{Failure, address, shown};
 use super::outgoing::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
@@ -39,6 +39,7 @@ pub(super) struct Call<'a> {
     payload: Payload<'a>,
     access: Access,
     closing: bool,
+    sealed: bool,
 }
 
 #[derive(Clone)]
@@ -50,7 +51,7 @@ enum Payload<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, url: Url, access: Access) -> Self {
-        Self { method, url, headers: HeaderMap::new(), payload: Payload::None, access, closing: false }
+        Self { method, url, headers: HeaderMap::new(), payload: Payload::None, access, closing: false, sealed: false }
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -74,6 +75,12 @@ impl<'a> Call<'a> {
     /// The same request, whose answer may take minutes without a byte: the registry is storing.
     pub(super) fn closing(mut self) -> Self {
         self.closing = true;
+        self
+    }
+
+    /// The same request, whose body is a secret: no redirect takes it to another origin.
+    pub(super) fn sealed(mut self) -> Self {
+        self.sealed = true;
         self
     }
 
@@ -145,26 +152,32 @@ impl Client {
     ///
     /// It is HTTPS, unless the user asked for plain HTTP or the registry is on this machine and
     /// speaks it. The latter is found out by asking, without credentials: a TLS server answers a
-    /// plain request with 400 or not in HTTP at all.
+    /// plain request with 400, or not in HTTP at all, and then has to answer in TLS.
     pub(super) async fn base(&self) -> Result<&Url, Failure> {
         self.base
             .get_or_try_init(|| async {
-                let plain = self.address.base("http")?;
-                if self.address.plain_http() || self.address.is_loopback() && self.speaks_plain(&plain).await? {
+                let (plain, secure) = (self.address.base("http")?, self.address.base("https")?);
+                if self.address.plain_http() {
                     return Ok(plain);
                 }
-                Ok(self.address.base("https")?)
+                if !self.address.is_loopback() {
+                    return Ok(secure);
+                }
+                match self.probe(&plain).await? {
+                    Ok(response) if response.status() != StatusCode::BAD_REQUEST => Ok(plain),
+                    Err(cause) if cause.is_connect() => Err(Failure::transport(&Method::GET, &plain, cause)),
+                    Ok(_) | Err(_) => match self.probe(&secure).await? {
+                        Ok(_) => Ok(secure),
+                        Err(cause) => Err(Failure::transport(&Method::GET, &secure, cause)),
+                    },
+                }
             })
             .await
     }
 
-    async fn speaks_plain(&self, base: &Url) -> Result<bool, Failure> {
-        match timeout(self.idle(), self.http.get(base.clone()).send()).await {
-            Ok(Ok(response)) => Ok(response.status() != StatusCode::BAD_REQUEST),
-            Ok(Err(cause)) if cause.is_connect() => Err(Failure::transport(&Method::GET, base, cause)),
-            Ok(Err(_)) => Ok(false),
-            Err(_) => Err(Failure::stalled(&Method::GET, base, self.idle())),
-        }
+    async fn probe(&self, base: &Url) -> Result<reqwest::Result<Response>, Failure> {
+        let answer = timeout(self.idle(), self.http.get(base.clone()).send()).await;
+        answer.map_err(|_| Failure::stalled(&Method::GET, base, self.idle()))
     }
 
     /// The address of a token service that a challenge names.
@@ -214,9 +227,13 @@ impl Client {
                 _ => return Ok(response),
             }
             url = self.location(&response)?;
+            if call.sealed && url.origin() != call.url.origin() {
+                let message =
+                    format!("The secret in {} is not sent on to `{}`", shown(&call.method, &call.url), address(&url));
+                return Err(Error::new(ErrorKind::Registry, message).into());
+            }
         }
-        let message =
-            format!("More than {MAX_REDIRECTS} redirects: {}", super::failure::shown(&call.method, &call.url));
+        let message = format!("More than {MAX_REDIRECTS} redirects: {}", shown(&call.method, &call.url));
         Err(Error::new(ErrorKind::Registry, message).into())
     }
 

@@ -56,7 +56,8 @@ impl Repository {
     async fn part(&self, target: &Descriptor, from: u64) -> Result<Option<Part>, Failure> {
         let mut call = Call::new(Method::GET, self.url(&format!("blobs/{}", target.digest)).await?, Access::Pull);
         if from > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={from}-"));
+            // With an end, because there are registries that do not understand a range without.
+            let range = HeaderValue::from_str(&format!("bytes={from}-{}", target.size - 1));
             call = call.header(
                 RANGE,
                 range.map_err(|cause| Error::new(ErrorKind::Unexpected, "Not a range").caused_by(cause))?,
@@ -159,7 +160,7 @@ impl Incoming {
         sleep(pause).await;
         let (repository, target, position) = (&self.repository, &self.target, self.position);
         let part = repository.client.persist(|| repository.part(target, position)).await?;
-        part.ok_or_else(|| interruption)
+        part.ok_or(interruption)
     }
 
     fn broken(&self, how: &str) -> Error {

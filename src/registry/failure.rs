@@ -51,18 +51,21 @@ impl Failure {
     pub(super) fn transport(method: &Method, url: &Url, cause: reqwest::Error) -> Self {
         let request = shown(method, url);
         let host = url.host_str().unwrap_or_default();
-        let untrusted = is_untrusted(&cause);
-        let message = match () {
-            () if untrusted => format!("The certificate of `{host}` is not trusted: {request}"),
-            () if cause.is_connect() => format!("Could not connect to `{host}`: {request}"),
-            () => format!("The connection broke: {request}"),
+        let (message, hint) = match tls_error(&cause) {
+            Some(rustls::Error::InvalidCertificate(_)) => (
+                format!("The certificate of `{host}` is not trusted: {request}"),
+                Some("name the file with the certificate authority of this registry (PEM)"),
+            ),
+            Some(rustls::Error::InvalidMessage(_)) => (
+                format!("`{host}` does not speak TLS: {request}"),
+                Some("if it speaks plain HTTP and you trust the network, allow `--plain-http`"),
+            ),
+            _ if cause.is_connect() => (format!("Could not connect to `{host}`: {request}"), None),
+            _ => (format!("The connection broke: {request}"), None),
         };
-        let again = !untrusted && !cause.is_builder();
-        let mut error = Error::new(ErrorKind::Registry, message).caused_by(cause.without_url());
-        if untrusted {
-            error = error.hint("name the file with the certificate authority of this registry (PEM)");
-        }
-        Self { again, ..error.into() }
+        let again = hint.is_none() && !cause.is_builder();
+        let error = Error::new(ErrorKind::Registry, message).caused_by(cause.without_url());
+        Self { again, ..hint.into_iter().fold(error, Error::hint).into() }
     }
 
     /// A request that waited `waited` for the other side and gave up.
@@ -93,7 +96,8 @@ impl Failure {
     ) -> Self {
         let kind = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Unauthorized,
-            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            // Without a code it is not the registry that speaks: the address is wrong.
+            StatusCode::NOT_FOUND if !codes.is_empty() => ErrorKind::NotFound,
             _ if codes.iter().any(|code| code == "MANIFEST_BLOB_UNKNOWN") => ErrorKind::NotFound,
             _ => ErrorKind::Registry,
         };
@@ -199,18 +203,18 @@ fn retry_after(value: &str) -> Option<Duration> {
     Some(then.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// Whether a TLS certificate that was not accepted is behind `error`.
-fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+/// The TLS error behind `error`.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return true;
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
         // An `io::Error` leaves what it wraps out of its sources.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         cause = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
     }
-    false
+    None
 }
 
 #[cfg(test)]
@@ -250,7 +254,8 @@ mod tests {
     fn only_what_may_pass_is_tried_again() {
         let failure = |status: u16, wait: Option<u64>| {
             let status = StatusCode::from_u16(status).unwrap();
-            Failure::from_reply(status, "`GET x`", "r.example", wait.map(Duration::from_secs), Vec::new(), "")
+            let codes = vec!["UNKNOWN".to_owned()];
+            Failure::from_reply(status, "`GET x`", "r.example", wait.map(Duration::from_secs), codes, "")
         };
         for (status, again, kind) in [
             (400, false, ErrorKind::Registry),
