@@ -1,6 +1,8 @@
 //! What the registry client promises, against a small registry in this process that follows the
 //! protocol strictly and departs from it where a test says so.
 
+#![allow(clippy::unwrap_used, reason = "all of this file is a test")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
