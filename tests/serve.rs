@@ -1,5 +1,7 @@
 //! What `kiln::serve` promises to a client of an OCI registry, asked over HTTP.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -302,6 +304,19 @@ async fn a_blob_that_is_here_is_mounted() {
     let session = mount(Digest::of(b"absent")).await.unwrap();
     assert_eq!(session.status(), StatusCode::ACCEPTED);
     assert!(header(&session, "location").starts_with("/v2/b/blobs/uploads/"));
+}
+
+#[tokio::test]
+async fn a_blob_can_be_announced_as_ollama_does() {
+    let served = Served::plain().await;
+    let path = format!("/v2/a/blobs/uploads/?digest={}", Digest::of(b"weights"));
+    let announced = || served.ask("POST", &path);
+    let session = announced().await;
+    assert_eq!(session.status(), StatusCode::ACCEPTED);
+    let put = format!("{}?digest={}", header(&session, "location"), Digest::of(b"weights"));
+    let put = served.request("PUT", &put).body("weights").send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::CREATED);
+    assert_eq!(announced().await.status(), StatusCode::CREATED, "it is here already");
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ use route::Route;
 use upload::Uploads;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
+const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// How a store is served.
@@ -158,7 +160,8 @@ where
                 .into());
         }
         match (method.as_str(), &route) {
-            (_, Route::Base) if reads => Ok(reply(StatusCode::OK, [])),
+            // Older Docker clients take a server without this header for one of another protocol.
+            (_, Route::Base) if reads => Ok(reply(StatusCode::OK, [(DOCKER_API_VERSION, REGISTRY_2)])),
             ("GET", Route::Tags(repository)) => self.tags(repository).await,
             (_, Route::Manifest(_, reference)) if reads => self.manifest(reference).await,
             (_, Route::Blob(_, digest)) if reads => self.blob(digest).await,

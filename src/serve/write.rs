@@ -26,17 +26,20 @@ impl<S> Exchange<'_, S>
 where
     S: Push + Catalog + 'static,
 {
-    /// POST: a mount of what is here already, a whole blob, or the beginning of a session.
+    /// POST: a mount of what is here already, a whole blob, or the beginning of a session. Ollama names
+    /// a digest here and sends the blob later; when that is here already, it hears so at once.
     pub(super) async fn begin_upload(&self, repository: &Repository) -> Answer {
-        if let Some(mounted) = self.parameter("mount") {
-            // Blobs are shared: wherever it is mounted from, it is here or it is not.
-            let mounted = digest(mounted)?;
-            if self.server.store.size_of(&mounted).await?.is_some() {
-                return Ok(created(repository, &mounted));
+        let mount = self.parameter("mount");
+        if let Some(announced) = mount.or(self.parameter("digest")) {
+            let (announced, length) = (digest(announced)?, self.content_length().unwrap_or(0));
+            let comes_along = length > 0 || announced == Digest::of(b"");
+            if mount.is_none() && comes_along {
+                return self.store_body(repository, &announced, length).await;
             }
-        } else if let Some(whole) = self.parameter("digest") {
-            let whole = digest(whole)?;
-            return self.store_body(repository, &whole, self.length()?).await;
+            // Blobs are shared: wherever it is mounted from, it is here or it is not.
+            if self.server.store.size_of(&announced).await?.is_some() {
+                return Ok(created(repository, &announced));
+            }
         }
         let id = self.server.uploads.begin(repository.name()).await?.ok_or_else(|| {
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, "Too many uploads are under way")
@@ -133,11 +136,6 @@ where
 
     fn session(&self, repository: &Repository, id: &str) -> Result<Session, Refusal> {
         self.server.uploads.find(repository.name(), id).ok_or_else(unknown_upload)
-    }
-
-    fn length(&self) -> Result<u64, Refusal> {
-        let missing = || Refusal::new(StatusCode::LENGTH_REQUIRED, Code::SizeInvalid, "Content-Length is missing");
-        self.content_length().ok_or_else(missing)
     }
 
     /// Appends the body to what a session has, if it belongs there.

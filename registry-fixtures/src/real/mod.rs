@@ -189,6 +189,8 @@ impl Process {
         let child = Command::new(program)
             .arg("serve")
             .arg(directory.join("config.yml"))
+            // Every setting may also come from a variable, and must not come from ours.
+            .env_clear()
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)
