@@ -139,7 +139,7 @@ mod tests {
             assert_eq!(to_fp8(middle), code + (code & 1), "{middle}");
             assert_eq!(to_fp8(middle.next_down()), code, "{middle}");
             assert_eq!(to_fp8(middle.next_up()), code + 1, "{middle}");
-            assert_eq!(to_fp8(-middle), 0x80 | code + (code & 1), "{middle}");
+            assert_eq!(to_fp8(-middle), 0x80 | (code + (code & 1)), "{middle}");
         }
     }
 

@@ -242,7 +242,7 @@ impl Random {
         let infinity = ((1_u32 << exponent_bits) - 1) << mantissa_bits;
         let mut out = Vec::new();
         for run in 0..count.div_ceil(128) {
-            let exponent = self.next() % (infinity >> mantissa_bits) << mantissa_bits;
+            let exponent = (self.next() % (infinity >> mantissa_bits)) << mantissa_bits;
             let constant = self.next();
             for index in 0..128 {
                 let bits = self.next();
