@@ -3,8 +3,11 @@
 //! Encoding rounds to nearest, ties to even, and saturates at 448; it never gives the NaN codes.
 //! The types follow OCP 8-bit Floating Point Specification 1.0, the conversions MLX's CPU backend.
 
+use std::marker::PhantomData;
+
 use super::Float;
 use super::float::{Bf16, Element, F16, F32, MAGNITUDE};
+use super::instructions::{Instructions, Kernel};
 use super::mx::Code;
 
 /// FP8 as the element type of an MX scheme.
@@ -90,27 +93,45 @@ impl BlockFp8 {
 /// # Panics
 /// When `codes` are not whole rows, `out` is not two bytes for each, or scales are missing.
 pub fn block_fp8_decode(shape: BlockFp8, first_row: usize, codes: &[u8], scales: &[u8], out: &mut [u8]) {
-    let BlockFp8 { rows, columns, scale } = shape;
     assert_eq!(out.len(), codes.len() * Bf16::SIZE, "length of the decoded rows");
     if codes.is_empty() {
         return;
     }
-    assert!(codes.len().is_multiple_of(columns), "{} codes are not whole rows of {columns}", codes.len());
-    let scale_at = match scale {
-        Float::Bf16 => Bf16::widen,
-        Float::F16 => F16::widen,
-        Float::F32 => F32::widen,
-    };
-    let scale_row = columns.div_ceil(BlockFp8::BLOCK) * scale.size();
-    let matrices = codes.chunks_exact(columns).zip(out.chunks_exact_mut(columns * Bf16::SIZE));
-    for (row, (codes, out)) in (first_row..).zip(matrices) {
-        let block_row = row / rows * rows.div_ceil(BlockFp8::BLOCK) + row % rows / BlockFp8::BLOCK;
-        let scales = &scales[block_row * scale_row..][..scale_row];
-        let blocks = codes.chunks(BlockFp8::BLOCK).zip(out.chunks_mut(BlockFp8::BLOCK * Bf16::SIZE));
-        for ((codes, out), scale) in blocks.zip(scales.chunks_exact(scale.size())) {
-            let scale = scale_at(scale);
-            for (code, out) in codes.iter().zip(out.chunks_exact_mut(Bf16::SIZE)) {
-                Bf16::store(from_fp8(*code) * scale, out);
+    assert!(codes.len().is_multiple_of(shape.columns), "{} codes are not rows of {}", codes.len(), shape.columns);
+    let instructions = Instructions::default();
+    match shape.scale {
+        Float::Bf16 => instructions.run(Decode::<Bf16> { shape, first_row, codes, scales, out, scale: PhantomData }),
+        Float::F16 => instructions.run(Decode::<F16> { shape, first_row, codes, scales, out, scale: PhantomData }),
+        Float::F32 => instructions.run(Decode::<F32> { shape, first_row, codes, scales, out, scale: PhantomData }),
+    }
+}
+
+struct Decode<'a, S> {
+    shape: BlockFp8,
+    first_row: usize,
+    codes: &'a [u8],
+    scales: &'a [u8],
+    out: &'a mut [u8],
+    scale: PhantomData<S>,
+}
+
+impl<S: Element> Kernel for Decode<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let BlockFp8 { rows, columns, .. } = self.shape;
+        let (block_rows, block_columns) = (rows.div_ceil(BlockFp8::BLOCK), columns.div_ceil(BlockFp8::BLOCK));
+        let decoded = self.codes.chunks_exact(columns).zip(self.out.chunks_exact_mut(columns * Bf16::SIZE));
+        for (row, (codes, out)) in (self.first_row..).zip(decoded) {
+            let block_row = row / rows * block_rows + row % rows / BlockFp8::BLOCK;
+            let scales = &self.scales[block_row * block_columns * S::SIZE..][..block_columns * S::SIZE];
+            let blocks = codes.chunks(BlockFp8::BLOCK).zip(out.chunks_mut(BlockFp8::BLOCK * Bf16::SIZE));
+            for ((codes, out), scale) in blocks.zip(scales.chunks_exact(S::SIZE)) {
+                let scale = S::widen(scale);
+                for (code, out) in codes.iter().zip(out.chunks_exact_mut(Bf16::SIZE)) {
+                    Bf16::store(from_fp8(*code) * scale, out);
+                }
             }
         }
     }

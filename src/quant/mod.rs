@@ -176,6 +176,7 @@ fn dequantize_elements<E: Element>(
 
 /// The number of elements in `bytes` bytes, which must be a whole number of groups.
 fn elements(scheme: Scheme, bytes: usize, float: Float) -> usize {
+    assert!(scheme.exists(), "`{scheme}` does not exist");
     let group = scheme.group_size() * float.size();
     assert!(bytes.is_multiple_of(group), "{bytes} bytes are not a whole number of groups of `{scheme}`");
     bytes / float.size()
@@ -190,7 +191,6 @@ fn check_parts(
     biases: &[u8],
     options: &Options,
 ) {
-    assert!(scheme.exists(), "`{scheme}` does not exist");
     assert_eq!(packed.len(), scheme.packed_len(elements), "length of the codes of `{scheme}`");
     assert_eq!(scales.len(), scheme.scales_len(elements, float), "length of the scales of `{scheme}`");
     assert_eq!(biases.len(), scheme.biases_len(elements, float), "length of the biases of `{scheme}`");

@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A way to quantize a tensor.
 ///
-/// The modes are MLX's (<https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html>).
+/// The modes and their group sizes are those of `mx.quantize`
+/// (<https://github.com/ml-explore/mlx/blob/v0.32.4/python/src/ops.cpp>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
     /// Integer codes with a scale and a bias per group, both of the tensor's own type.
