@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use super::float::{Element, multiply};
 use super::instructions::Kernel;
 use super::pack::{pack, unpack};
-use super::{NonFinite, Quantized, float};
+use super::{NonFinite, Quantized, TILE, float};
 
 /// Elements that are computed together. Every group size is a multiple.
 const BLOCK: usize = 32;
@@ -21,7 +21,7 @@ const SMALLEST_SCALE: f32 = f32::from_bits(0x33D6_BF95);
 
 pub(super) struct Quantize<'a, E> {
     bits: u8,
-    group: usize,
+    group_size: usize,
     input: &'a [u8],
     out: Quantized<'a>,
     element: PhantomData<E>,
@@ -29,7 +29,7 @@ pub(super) struct Quantize<'a, E> {
 
 impl<'a, E> Quantize<'a, E> {
     pub(super) fn new(bits: u8, group: u16, input: &'a [u8], out: Quantized<'a>) -> Self {
-        Self { bits, group: usize::from(group), input, out, element: PhantomData }
+        Self { bits, group_size: usize::from(group), input, out, element: PhantomData }
     }
 }
 
@@ -53,28 +53,36 @@ impl<E: Element> Kernel for Quantize<'_, E> {
 impl<E: Element> Quantize<'_, E> {
     #[inline(always)]
     fn quantize<const BITS: usize>(self) -> Result<(), NonFinite> {
-        let Self { group, input, out, .. } = self;
-        let groups = input
-            .chunks_exact(group * E::SIZE)
-            .zip(out.packed.chunks_exact_mut(group / 8 * BITS))
-            .zip(out.scales.chunks_exact_mut(E::SIZE))
-            .zip(out.biases.chunks_exact_mut(E::SIZE));
-        for (index, (((input, packed), scale), bias)) in groups.enumerate() {
-            let Some((least, largest)) = extremes::<E>(input) else {
-                let within = float::first_non_finite::<E>(input).unwrap_or_default();
-                return Err(NonFinite { index: index * group + within });
-            };
-            let line = Line::through::<BITS>(least, largest);
-            E::store(line.scale, scale);
-            E::store(line.bias, bias);
-            let (packed, _) = packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
-            for (input, packed) in input.chunks_exact(BLOCK * E::SIZE).zip(packed) {
-                let values: [f32; BLOCK] = E::load(input);
-                let mut codes = [[0; 8]; EIGHTS];
-                for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                    *code = line.code::<BITS>(value);
+        let Self { group_size, input, out, .. } = self;
+        let tiles = input
+            .chunks(TILE * group_size * E::SIZE)
+            .zip(out.packed.chunks_mut(TILE * group_size / 8 * BITS))
+            .zip(out.scales.chunks_mut(TILE * E::SIZE))
+            .zip(out.biases.chunks_mut(TILE * E::SIZE));
+        for (index, (((input, packed), scales), biases)) in tiles.enumerate() {
+            let mut lines = [Line::default(); TILE];
+            let groups = input.chunks_exact(group_size * E::SIZE);
+            let parts = scales.chunks_exact_mut(E::SIZE).zip(biases.chunks_exact_mut(E::SIZE));
+            for ((group, (scale, bias)), line) in groups.zip(parts).zip(&mut lines) {
+                let Some((least, largest)) = extremes::<E>(group) else {
+                    return Err(NonFinite::first_in::<E>(input, index * TILE * group_size));
+                };
+                *line = Line::through::<BITS>(least, largest);
+                E::store(line.scale, scale);
+                E::store(line.bias, bias);
+            }
+
+            let groups = input.chunks_exact(group_size * E::SIZE);
+            for ((group, packed), line) in groups.zip(packed.chunks_exact_mut(group_size / 8 * BITS)).zip(lines) {
+                let (packed, _) = packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
+                for (block, packed) in group.chunks_exact(BLOCK * E::SIZE).zip(packed) {
+                    let values: [f32; BLOCK] = E::load(block);
+                    let mut codes = [[0; 8]; EIGHTS];
+                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
+                        *code = line.code::<BITS>(value);
+                    }
+                    *packed = pack(codes);
                 }
-                *packed = pack(codes);
             }
         }
         Ok(())
@@ -103,7 +111,7 @@ fn extremes<E: Element>(group: &[u8]) -> Option<(f32, f32)> {
 }
 
 /// The line from codes to values.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Line {
     scale: f32,
     bias: f32,
@@ -150,7 +158,7 @@ fn round_ties_even(value: f32) -> f32 {
 
 pub(super) struct Dequantize<'a, E> {
     bits: u8,
-    group: usize,
+    group_size: usize,
     packed: &'a [u8],
     scales: &'a [u8],
     biases: &'a [u8],
@@ -167,7 +175,7 @@ impl<'a, E> Dequantize<'a, E> {
         biases: &'a [u8],
         out: &'a mut [u8],
     ) -> Self {
-        Self { bits, group: usize::from(group), packed, scales, biases, out, element: PhantomData }
+        Self { bits, group_size: usize::from(group), packed, scales, biases, out, element: PhantomData }
     }
 }
 
@@ -191,12 +199,12 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
 impl<E: Element> Dequantize<'_, E> {
     #[inline(always)]
     fn dequantize<const BITS: usize>(self) {
-        let Self { group, packed, scales, biases, out, .. } = self;
+        let Self { group_size, packed, scales, biases, out, .. } = self;
         let groups = packed
-            .chunks_exact(group / 8 * BITS)
+            .chunks_exact(group_size / 8 * BITS)
             .zip(scales.chunks_exact(E::SIZE))
             .zip(biases.chunks_exact(E::SIZE))
-            .zip(out.chunks_exact_mut(group * E::SIZE));
+            .zip(out.chunks_exact_mut(group_size * E::SIZE));
         for (((packed, scale), bias), out) in groups {
             let (scale, bias) = (E::widen(scale), E::widen(bias));
             let (packed, _) = packed.as_chunks::<BITS>().0.as_chunks::<EIGHTS>();

@@ -216,11 +216,6 @@ pub(super) fn from_total_order(order: i32) -> f32 {
     f32::from_bits((order ^ ((order >> 31) as u32 >> 1) as i32) as u32)
 }
 
-/// Position of the first element of `bytes` that is not finite.
-pub(super) fn first_non_finite<E: Element>(bytes: &[u8]) -> Option<usize> {
-    bytes.chunks_exact(E::SIZE).position(|element| !E::widen(element).is_finite())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

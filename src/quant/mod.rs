@@ -29,6 +29,10 @@ use float::{Bf16, Element, F16, F32};
 /// The name of the arithmetic in this room. It changes when any output byte does.
 pub const NUMERICS: &str = "mlx-cpu-1";
 
+/// Groups whose scales are computed before any of their codes. The divisions behind one scale wait for each
+/// other; those of several groups overlap.
+const TILE: usize = 16;
+
 /// Where the parts of a quantized tensor go. Codes and scales of a tensor are in the order of its
 /// elements: rows follow each other, and a group never crosses the end of a row.
 #[derive(Debug)]
@@ -47,6 +51,14 @@ pub struct Quantized<'a> {
 pub struct NonFinite {
     /// Position of the first such element in the input, counted in elements.
     pub index: usize,
+}
+
+impl NonFinite {
+    /// The first such element of `tile`, which holds one and begins at element `start` of the input.
+    fn first_in<E: Element>(tile: &[u8], start: usize) -> Self {
+        let within = tile.chunks_exact(E::SIZE).position(|element| !E::widen(element).is_finite());
+        Self { index: start + within.unwrap_or_default() }
+    }
 }
 
 /// What a caller may choose beyond the scheme. The default is what [`NUMERICS`] stands for.

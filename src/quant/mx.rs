@@ -5,10 +5,10 @@
 
 use std::marker::PhantomData;
 
-use super::float::{self, Element, INFINITY, largest_magnitude, multiply, power_of_two};
+use super::float::{Element, INFINITY, largest_magnitude, multiply, power_of_two};
 use super::instructions::Kernel;
 use super::pack::{pack, unpack};
-use super::{Float, NonFinite, Quantized};
+use super::{Float, NonFinite, Quantized, TILE};
 
 /// Elements of a group.
 const GROUP: usize = 32;
@@ -114,26 +114,31 @@ impl<E: Element, C: Code<BITS>, const BITS: usize> Kernel for Quantize<'_, E, C,
     #[inline(always)]
     fn run(self) -> Self::Output {
         let (packed, _) = self.out.packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
-        let groups = self.input.chunks_exact(GROUP * E::SIZE).zip(packed).zip(self.out.scales);
-        for (index, ((input, packed), scale)) in groups.enumerate() {
-            let values: [f32; GROUP] = E::load(input);
-            let largest = largest_magnitude(&values);
-            if largest >= INFINITY {
-                let within = float::first_non_finite::<E>(input).unwrap_or_default();
-                return Err(NonFinite { index: index * GROUP + within });
+        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE));
+        for (index, ((input, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
+            let mut divisors = [0.0; TILE];
+            for ((group, scale), divisor) in input.chunks_exact(GROUP * E::SIZE).zip(scales).zip(&mut divisors) {
+                let largest = largest_magnitude::<GROUP>(&E::load(group));
+                if largest >= INFINITY {
+                    return Err(NonFinite::first_in::<E>(input, index * TILE * GROUP));
+                }
+                let ratio = E::round(f32::from_bits(largest) / C::LARGEST);
+                let exponent = if ratio > 0.0 { self.rule.exponent(ratio, E::FLOAT) } else { 0 };
+                // An exponent below the range of E8M0 wraps around, as it does on x86-64.
+                *scale = (exponent + BIAS) as u8;
+                *divisor = power_of_two(exponent);
             }
-            let ratio = E::round(f32::from_bits(largest) / C::LARGEST);
-            let exponent = if ratio > 0.0 { self.rule.exponent(ratio, E::FLOAT) } else { 0 };
-            // An exponent below the range of E8M0 wraps around, as it does on x86-64.
-            *scale = (exponent + BIAS) as u8;
-            let divisor = power_of_two(exponent);
-            let mut codes = [[0; 8]; EIGHTS];
-            for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                // MLX rounds the quotient to the tensor's type; only a subnormal one can change, and
-                // those are far below what any code but zero stands for.
-                *code = C::encode(value / divisor);
+
+            for ((group, packed), divisor) in input.chunks_exact(GROUP * E::SIZE).zip(packed).zip(divisors) {
+                let values: [f32; GROUP] = E::load(group);
+                let mut codes = [[0; 8]; EIGHTS];
+                for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
+                    // MLX rounds the quotient to the tensor's type; only a subnormal one can change, and
+                    // those are far below what any code but zero stands for.
+                    *code = C::encode(value / divisor);
+                }
+                *packed = pack(codes);
             }
-            *packed = pack(codes);
         }
         Ok(())
     }

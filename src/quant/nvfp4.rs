@@ -1,23 +1,20 @@
 //! `nvfp4`: FP4 codes with an E4M3 scale per 16 of them, and optionally one binary32 scale for all.
 //!
-//! The global scale widens the range of the group scales; 1 / 2688, the product of the largest code
-//! and the largest group scale, is its unit.
+//! With a global scale the group scales are counted in units of it, divided by 2688, the largest value that
+//! a code and a group scale can express.
 
 use std::marker::PhantomData;
 
-use super::float::{self, Element, INFINITY, largest_magnitude, multiply};
+use super::float::{Element, INFINITY, largest_magnitude, multiply};
 use super::instructions::Kernel;
 use super::pack::{pack, unpack};
-use super::{NonFinite, Quantized, fp4, fp8};
+use super::{NonFinite, Quantized, TILE, fp4, fp8};
 
 /// Elements of a group.
 const GROUP: usize = 16;
 
 /// A group in the units of the bit stream.
 const EIGHTS: usize = GROUP / 8;
-
-/// Groups whose scales are computed together.
-const TILE: usize = 16;
 
 /// The largest FP4 magnitude.
 const LARGEST_CODE: f32 = 6.0;
@@ -51,11 +48,11 @@ impl<E: Element> Kernel for Quantize<'_, E> {
             for (largest, group) in largest.iter_mut().zip(input.chunks_exact(GROUP * E::SIZE)) {
                 let magnitude = largest_magnitude::<GROUP>(&E::load(group));
                 if magnitude >= INFINITY {
-                    let within = float::first_non_finite::<E>(input).unwrap_or_default();
-                    return Err(NonFinite { index: index * TILE * GROUP + within });
+                    return Err(NonFinite::first_in::<E>(input, index * TILE * GROUP));
                 }
                 *largest = f32::from_bits(magnitude);
             }
+
             let mut divisors = [0.0; TILE];
             let mut scale_codes = [0; TILE];
             for ((code, divisor), largest) in scale_codes.iter_mut().zip(&mut divisors).zip(largest) {
