@@ -938,6 +938,26 @@ async fn what_will_not_change_is_asked_once_and_what_may_five_times() {
 }
 
 #[tokio::test]
+async fn a_plain_registry_that_drops_the_first_connection_is_not_taken_for_a_tls_server() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let registry = tokio::spawn(async move {
+        for number in 0.. {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).await.unwrap();
+            if number > 0 && length > 0 {
+                let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                connection.write_all(reply).await.unwrap();
+            }
+        }
+    });
+    within(ping(&host, &alice("s3cret"), &options())).await.unwrap();
+    registry.abort();
+}
+
+#[tokio::test]
 async fn a_registry_that_is_not_there_is_an_error_of_the_network() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();

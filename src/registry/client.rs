@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::Options;
 use super::address::Address;
 use super::auth::{Access, Authorizer};
-use super::failure::{Failure, address, shown};
+use super::failure::{Failure, address, shown, speaks_no_tls};
 use super::outgoing::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
@@ -163,13 +163,18 @@ impl Client {
                 if !self.address.is_loopback() {
                     return Ok(secure);
                 }
-                match self.probe(&plain).await? {
-                    Ok(response) if response.status() != StatusCode::BAD_REQUEST => Ok(plain),
-                    Err(cause) if cause.is_connect() => Err(Failure::transport(&Method::GET, &plain, cause)),
-                    Ok(_) | Err(_) => match self.probe(&secure).await? {
-                        Ok(_) => Ok(secure),
-                        Err(cause) => Err(Failure::transport(&Method::GET, &secure, cause)),
-                    },
+                let transport = |url: &Url, cause| Failure::transport(&Method::GET, url, cause);
+                let odd = match self.probe(&plain).await? {
+                    Ok(response) if response.status() != StatusCode::BAD_REQUEST => return Ok(plain),
+                    Err(cause) if cause.is_connect() => return Err(transport(&plain, cause)),
+                    odd => odd,
+                };
+                match (self.probe(&secure).await?, odd) {
+                    (Ok(_), _) => Ok(secure),
+                    // Then what came before was a plain registry's, and the connection may have better luck.
+                    (Err(cause), Ok(_)) if speaks_no_tls(&cause) => Ok(plain),
+                    (Err(cause), Err(odd)) if speaks_no_tls(&cause) => Err(transport(&plain, odd)),
+                    (Err(cause), _) => Err(transport(&secure, cause)),
                 }
             })
             .await

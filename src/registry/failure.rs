@@ -203,6 +203,11 @@ fn retry_after(value: &str) -> Option<Duration> {
     Some(then.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
+/// Whether what answered is no TLS server.
+pub(super) fn speaks_no_tls(error: &reqwest::Error) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
+}
+
 /// The TLS error behind `error`.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
