@@ -119,6 +119,24 @@ impl Recorded {
     }
 }
 
+/// The record of a request that is still under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Record(Arc<Mutex<Recorded>>);
+
+impl Record {
+    pub(crate) fn new(recorded: Recorded) -> Self {
+        Self(Arc::new(Mutex::new(recorded)))
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Recorded)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn read(&self) -> Recorded {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -135,9 +153,7 @@ pub(crate) struct State {
     pub(crate) uploads_begun: usize,
     pub(crate) tokens: Tokens,
     pub(crate) script: Script,
-    pub(crate) requests: Vec<Recorded>,
-    /// Grows when the record is cleared, so that a request under way does not write into a new one.
-    pub(crate) record: usize,
+    pub(crate) requests: Vec<Record>,
 }
 
 /// An upload session.
@@ -205,14 +221,12 @@ impl Fixture {
 
     /// The requests so far, in the order in which they came.
     pub fn requests(&self) -> Vec<Recorded> {
-        self.shared.state().requests.clone()
+        self.shared.state().requests.iter().map(Record::read).collect()
     }
 
     /// Forgets the requests so far.
     pub fn clear_requests(&self) {
-        let mut state = self.shared.state();
-        state.requests.clear();
-        state.record += 1;
+        self.shared.state().requests.clear();
     }
 
     /// The digests of the blobs in `repository`.

@@ -6,10 +6,12 @@ mod auth;
 mod contents;
 mod fault;
 mod fixture;
+mod incoming;
 pub mod real;
 mod registry;
 mod reply;
 mod server;
+mod upload;
 
 pub use auth::{Auth, Bearer};
 pub use contents::digest;

@@ -5,23 +5,23 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, TRANSFER_ENCODING};
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt;
 
 use crate::auth::{self, Auth, Grant};
 use crate::contents::{self, OCI_INDEX};
 use crate::fault::Fault;
-use crate::fixture::{BrokenUpload, Locations, Recorded, Shared, Upload};
+use crate::fixture::{Locations, Record, Recorded, Shared};
+use crate::incoming::Incoming;
 use crate::reply::{self, Refusal, header, reply};
 
 const MAX_MANIFEST: usize = 4 << 20;
-const OCTETS: &str = "application/octet-stream";
+pub(crate) const OCTETS: &str = "application/octet-stream";
 
 /// What a path names.
 enum Target {
@@ -76,112 +76,45 @@ impl Target {
 }
 
 /// A request under way.
-struct Exchange {
-    shared: Arc<Shared>,
-    parts: Parts,
+pub(crate) struct Exchange {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) parts: Parts,
     query: Vec<(String, String)>,
-    body: Incoming,
+    pub(crate) body: Incoming,
     ignore_range: bool,
-}
-
-/// A request's body, which may break off.
-struct Incoming {
-    stream: BodyDataStream,
-    shared: Arc<Shared>,
-    /// Where the request is recorded.
-    place: (usize, usize),
-    seen: u64,
-    drop_after: Option<u64>,
-    broken: bool,
-}
-
-impl Incoming {
-    /// The next bytes; `None` at the end, and also where the connection broke, which `broken` tells.
-    async fn next(&mut self) -> Option<Bytes> {
-        if self.broken {
-            return None;
-        }
-        let left = self.drop_after.map_or(u64::MAX, |after| after - self.seen);
-        let mut bytes = match if left == 0 { None } else { self.stream.next().await } {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(_)) => {
-                self.broken = true;
-                return None;
-            }
-            None => {
-                self.broken = self.drop_after.is_some();
-                return None;
-            }
-        };
-        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        self.seen += bytes.len() as u64;
-        let (record, index) = self.place;
-        let mut state = self.shared.state();
-        if state.record == record {
-            state.requests[index].body_len = self.seen;
-        }
-        Some(bytes)
-    }
-
-    /// All bytes, or a refusal when there are more than `limit`.
-    async fn all(&mut self, limit: usize) -> Result<Bytes, Refusal> {
-        let mut all = Vec::new();
-        while let Some(bytes) = self.next().await {
-            all.extend_from_slice(&bytes);
-            if all.len() > limit {
-                return Err(Refusal::new(413, "SIZE_INVALID", format!("more than {limit} bytes")));
-            }
-        }
-        Ok(all.into())
-    }
-
-    /// Takes in and drops the rest, so that a refusal reaches a client that is still sending.
-    async fn drain(&mut self) {
-        while self.next().await.is_some() {}
-    }
 }
 
 /// Answers one request: records it, lets its faults happen, carries it out.
 pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (place, faults) = {
+    let record = Record::new(Recorded {
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers.clone(),
+        body_len: 0,
+        status: 0,
+    });
+    let faults = {
         let mut state = shared.state();
-        state.requests.push(Recorded {
-            method: parts.method.to_string(),
-            path: parts.uri.path().to_owned(),
-            query: parts.uri.query().unwrap_or_default().to_owned(),
-            headers: parts.headers.clone(),
-            body_len: 0,
-            status: 0,
-        });
-        let place = (state.record, state.requests.len() - 1);
-        (place, state.script.next(parts.method.as_str(), parts.uri.path()))
+        state.requests.push(record.clone());
+        state.script.next(parts.method.as_str(), parts.uri.path())
     };
-    let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|query| query.0).unwrap_or_default();
-    let body = Incoming {
-        stream: body.into_data_stream(),
-        shared: Arc::clone(&shared),
-        place,
-        seen: 0,
-        drop_after: None,
-        broken: false,
-    };
-    let mut exchange = Exchange { shared: Arc::clone(&shared), parts, query, body, ignore_range: false };
+    let query = Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default();
+    let body = Incoming::new(body, record.clone());
+    let mut exchange = Exchange { shared, parts, query, body, ignore_range: false };
 
     let response = match exchange.spoil(&faults) {
         Some(response) => response,
         None => exchange.route().await.unwrap_or_else(IntoResponse::into_response),
     };
     exchange.body.drain().await;
-    if exchange.body.broken {
+    if exchange.body.is_broken() {
         return reply::hang_up();
     }
     let Some(mut response) = spoil_reply(response, &faults).await else { return reply::hang_up() };
 
-    let mut state = shared.state();
-    if state.record == place.0 {
-        state.requests[place.1].status = response.status().as_u16();
-    }
+    record.change(|record| record.status = response.status().as_u16());
     if exchange.parts.method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
@@ -236,7 +169,7 @@ async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Option<Respons
     Some(response)
 }
 
-type Answer = Result<Response, Refusal>;
+pub(crate) type Answer = Result<Response, Refusal>;
 
 impl Exchange {
     /// Lets `faults` happen to the request; returns the reply when they answer it.
@@ -255,7 +188,7 @@ impl Exchange {
                     let path = self.parts.uri.path_and_query().map_or("/", |path| path.as_str());
                     answer = Some(reply(307, &[("location", &format!("http://{host}{path}"))], Bytes::new()));
                 }
-                Fault::DropRequest { after } => self.body.drop_after = Some(*after),
+                Fault::DropRequest { after } => self.body.break_after(*after),
                 Fault::ExpiredToken => self.shared.state().tokens.expire(&self.parts.headers),
                 Fault::ForgetUpload => {
                     if let Some(Target::Upload { id, .. }) = Target::parse(self.parts.uri.path()) {
@@ -463,7 +396,7 @@ impl Exchange {
         let media_type = self.header(CONTENT_TYPE).map(str::to_owned);
         let media_type = media_type.ok_or_else(|| Refusal::new(400, "MANIFEST_INVALID", "no Content-Type"))?;
         let bytes = self.body.all(MAX_MANIFEST).await?;
-        if self.body.broken {
+        if self.body.is_broken() {
             return Err(Refusal::new(400, "MANIFEST_INVALID", "the body broke off"));
         }
         let mut state = self.shared.state();
@@ -495,228 +428,27 @@ impl Exchange {
         }
     }
 
-    async fn begin_upload(&mut self, name: &str) -> Answer {
-        let digest = self.parameter("digest").map(str::to_owned);
-        let length = self.content_length()?;
-        if length != 0 && digest.is_none() {
-            return Err(Refusal::new(400, "SIZE_INVALID", "a POST without a digest has no body"));
-        }
-        if let (Some(digest), Some(from)) = (self.parameter("mount"), self.parameter("from"))
-            && self.shared.options.mounts
-        {
-            let mut state = self.shared.state();
-            let blob = state.repositories.get(from).and_then(|repository| repository.blobs.get(digest)).cloned();
-            if let Some(blob) = blob {
-                let repository = state.repositories.entry(name.to_owned()).or_default();
-                repository.blobs.insert(digest.to_owned(), blob);
-                return Ok(self.created(name, digest));
-            }
-        }
-        if let Some(digest) = digest.filter(|_| self.shared.options.single_post) {
-            let bytes = self.body.all(usize::MAX).await?;
-            return self.keep_blob(name, &digest, bytes, length);
-        }
-        let mut state = self.shared.state();
-        state.uploads_begun += 1;
-        let id = format!("session-{}", state.uploads_begun);
-        let upload = Upload { repository: name.to_owned(), ..Upload::default() };
-        let mut response = self.progress(202, &id, &upload);
-        if let Some(min_chunk) = self.shared.options.min_chunk {
-            response.headers_mut().insert("oci-chunk-min-length", min_chunk.into());
-        }
-        state.uploads.insert(id, upload);
-        Ok(response)
-    }
-
-    /// Like distribution 3, answers an old `Location` too, with the new one.
-    fn upload_status(&self, name: &str, id: &str) -> Answer {
-        self.upload(name, id, None)?;
-        let state = self.shared.state();
-        Ok(self.progress(204, id, &state.uploads[id]))
-    }
-
-    async fn patch_upload(&mut self, name: &str, id: &str) -> Answer {
-        let offset = self.upload(name, id, self.parameter("_state"))?;
-        let end = self.check_chunk(id, offset)?;
-        self.require_octets()?;
-        let expected = end.map(|end| end - offset);
-        if let Some((max, length)) = self.shared.options.max_chunk.zip(expected.or(Some(u64::MAX)))
-            && length > max
-        {
-            return Err(Refusal::new(416, "REQUESTED_RANGE_NOT_SATISFIABLE", format!("chunks end at {max} bytes")));
-        }
-        if self.shared.state().uploads.get(id).is_some_and(|upload| upload.short_chunk) {
-            return Err(Refusal::new(400, "SIZE_INVALID", "a chunk before this one was too short"));
-        }
-        self.append(id).await?;
-        let mut state = self.shared.state();
-        let min_chunk = self.shared.options.min_chunk;
-        let upload = state.uploads.get_mut(id).ok_or_else(unknown_upload)?;
-        upload.short_chunk = min_chunk.is_some_and(|min| self.body.seen < min);
-        Ok(self.progress(202, id, upload))
-    }
-
-    async fn finish_upload(&mut self, name: &str, id: &str) -> Answer {
-        let digest = self.parameter("digest").map(str::to_owned);
-        let digest = digest.ok_or_else(|| Refusal::new(400, "DIGEST_INVALID", "no digest is named"))?;
-        let offset = self.upload(name, id, self.parameter("_state"))?;
-        let length = self.content_length()?;
-        if length > 0 {
-            self.require_octets()?;
-            self.check_chunk(id, offset)?;
-        }
-        self.append(id).await?;
-        let upload = self.shared.state().uploads.remove(id).ok_or_else(unknown_upload)?;
-        self.keep_blob(name, &digest, upload.bytes.into(), offset + length)
-    }
-
-    /// Checks a chunk's headers against the session; returns the offset after it, when they tell.
-    fn check_chunk(&self, id: &str, offset: u64) -> Result<Option<u64>, Refusal> {
-        let invalid = |message: &str| Refusal::new(400, "BLOB_UPLOAD_INVALID", message);
-        let streamed = self.parts.headers.contains_key(TRANSFER_ENCODING);
-        let length = if streamed { None } else { Some(self.content_length()?) };
-        let Some(range) = self.header(CONTENT_RANGE) else {
-            // A body in one piece needs no range; the second chunk of several does.
-            return if offset == 0 || self.parts.method == Method::PUT {
-                Ok(length.map(|length| offset + length))
-            } else {
-                Err(invalid("a chunk without Content-Range"))
-            };
-        };
-        let bounds = range.split_once('-').and_then(|(first, last)| {
-            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
-            Some((digits(first)?, digits(last)?))
-        });
-        let (first, last): (u64, u64) = bounds.ok_or_else(|| invalid("Content-Range is not `<start>-<end>`"))?;
-        if length.is_some_and(|length| last.checked_sub(first).is_none_or(|span| span + 1 != length)) {
-            return Err(invalid("Content-Range and Content-Length disagree"));
-        }
-        if first != offset {
-            let state = self.shared.state();
-            let upload = state.uploads.get(id).ok_or_else(unknown_upload)?;
-            return Err(Refusal::new(416, "RANGE_INVALID", format!("the next chunk begins at {offset}"))
-                .with("location", self.upload_location(id, upload))
-                .with("range", written(upload)));
-        }
-        Ok(Some(last + 1))
-    }
-
-    /// Appends the body to the session, byte for byte as it arrives.
-    async fn append(&mut self, id: &str) -> Result<(), Refusal> {
-        if let Some(upload) = self.shared.state().uploads.get_mut(id) {
-            // Whatever comes of the body, the `Location` it was sent to is used up.
-            upload.turn += 1;
-        }
-        // A session that does not survive a broken body is kept aside while there is one.
-        let mut aside = match self.shared.options.broken_upload {
-            BrokenUpload::Keep => None,
-            BrokenUpload::Discard => Some(self.shared.state().uploads.remove(id).ok_or_else(unknown_upload)?),
-        };
-        while let Some(bytes) = self.body.next().await {
-            match &mut aside {
-                Some(upload) => upload.bytes.extend_from_slice(&bytes),
-                None => {
-                    let mut state = self.shared.state();
-                    let upload = state.uploads.get_mut(id).ok_or_else(unknown_upload)?;
-                    upload.bytes.extend_from_slice(&bytes);
-                }
-            }
-        }
-        if self.body.broken {
-            return Err(Refusal::new(400, "BLOB_UPLOAD_INVALID", "the body broke off"));
-        }
-        if let Some(upload) = aside {
-            self.shared.state().uploads.insert(id.to_owned(), upload);
-        }
-        Ok(())
-    }
-
-    fn keep_blob(&self, name: &str, digest: &str, bytes: Bytes, length: u64) -> Answer {
-        if self.body.broken {
-            return Err(Refusal::new(400, "BLOB_UPLOAD_INVALID", "the body broke off"));
-        }
-        if !contents::is_digest(digest) {
-            return Err(Refusal::new(400, "DIGEST_INVALID", "not a sha256 digest"));
-        }
-        if bytes.len() as u64 != length {
-            return Err(Refusal::new(400, "SIZE_INVALID", format!("{} bytes came, not {length}", bytes.len())));
-        }
-        let actual = contents::digest(&bytes);
-        if actual != digest {
-            return Err(Refusal::new(400, "DIGEST_INVALID", format!("the bytes have digest {actual}")));
-        }
-        let mut state = self.shared.state();
-        state.repositories.entry(name.to_owned()).or_default().blobs.insert(digest.to_owned(), bytes);
-        Ok(self.created(name, digest))
-    }
-
     // ---- the small parts ----
 
-    /// How many bytes the session has; checks that it is this repository's and, when `turn` is what
-    /// matters, that the `Location` is the latest one.
-    fn upload(&self, name: &str, id: &str, turn: Option<&str>) -> Result<u64, Refusal> {
-        let state = self.shared.state();
-        let upload = state.uploads.get(id).filter(|upload| upload.repository == name).ok_or_else(unknown_upload)?;
-        let writes = [Method::PATCH, Method::PUT].contains(&self.parts.method);
-        if writes && turn != Some(upload.turn.to_string().as_str()) {
-            return Err(Refusal::new(416, "BLOB_UPLOAD_INVALID", "not the latest Location")
-                .with("location", self.upload_location(id, upload))
-                .with("range", written(upload)));
-        }
-        Ok(upload.bytes.len() as u64)
-    }
-
-    fn progress(&self, status: u16, id: &str, upload: &Upload) -> Response {
-        let location = self.upload_location(id, upload);
-        let range = written(upload);
-        let headers = [("location", location.as_str()), ("range", range.as_str()), ("docker-upload-uuid", id)];
-        reply(status, &headers, Bytes::new())
-    }
-
-    fn upload_location(&self, id: &str, upload: &Upload) -> String {
-        self.location(&format!("/v2/{}/blobs/uploads/{id}?_state={}", upload.repository, upload.turn))
-    }
-
-    fn created(&self, name: &str, digest: &str) -> Response {
-        let location = self.location(&format!("/v2/{name}/blobs/{digest}"));
-        reply(201, &[("location", &location), ("docker-content-digest", digest)], Bytes::new())
-    }
-
-    fn location(&self, path: &str) -> String {
+    pub(crate) fn location(&self, path: &str) -> String {
         match self.shared.options.locations {
             Locations::Absolute => format!("http://{}{path}", self.shared.host),
             Locations::Relative => path.to_owned(),
         }
     }
 
-    fn parameter(&self, name: &str) -> Option<&str> {
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn header(&self, name: HeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
         self.parts.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    fn content_length(&self) -> Result<u64, Refusal> {
+    pub(crate) fn content_length(&self) -> Result<u64, Refusal> {
         let length = self.header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
         length.ok_or_else(|| Refusal::new(411, "SIZE_INVALID", "Content-Length is missing"))
     }
-
-    fn require_octets(&self) -> Result<(), Refusal> {
-        match self.header(CONTENT_TYPE) {
-            Some(OCTETS) => Ok(()),
-            _ => Err(Refusal::new(415, "BLOB_UPLOAD_INVALID", format!("Content-Type is not {OCTETS}"))),
-        }
-    }
-}
-
-fn unknown_upload() -> Refusal {
-    Refusal::new(404, "BLOB_UPLOAD_UNKNOWN", "no such upload")
-}
-
-/// The session's `Range`: like real registries, `0-0` for nothing too.
-fn written(upload: &Upload) -> String {
-    format!("0-{}", upload.bytes.len().saturating_sub(1))
 }
 
 /// The first and last offset of a `Range` header in content of `length` bytes: `None` for a header to

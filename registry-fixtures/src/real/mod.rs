@@ -6,8 +6,7 @@
 mod token;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,8 +16,10 @@ use tempfile::TempDir;
 
 use crate::server::Server;
 
-/// How long a registry may take to answer for the first time.
+/// How long a registry may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What it logs before its port once it does.
+const LISTENING: &str = "listening on 127.0.0.1:";
 
 /// Which configuration to start.
 #[derive(Clone, Debug)]
@@ -53,34 +54,26 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Starts a registry and waits until it answers.
+    /// Starts a registry on a port that the system chooses, and waits until it listens.
     ///
     /// # Errors
     /// A sentence, with the registry's log when there is one: a program is missing, the registry ends
-    /// at once, or it does not answer within 20 seconds.
+    /// at once, or it does not listen within 20 seconds.
     pub fn start(kind: Kind) -> Result<Self, String> {
         let program = find("docker-registry", "docker-registry")?;
         let directory = TempDir::new().map_err(|error| format!("No temporary directory could be made: {error}"))?;
-        // Between the choice of a port and its use another process may take it: then choose again.
-        let mut problem = String::new();
-        for _ in 0..3 {
-            let address = free_port()?;
-            let setup = Setup::prepare(&kind, directory.path(), address)?;
-            let mut process = Process::start(&program, directory.path())?;
-            match process.wait_until_it_answers(address) {
-                Ok(()) => {
-                    return Ok(Self {
-                        _process: process,
-                        host: address.to_string(),
-                        certificate: setup.certificate,
-                        _token_server: setup.token_server,
-                        directory,
-                    });
-                }
-                Err(error) => problem = error,
-            }
-        }
-        Err(format!("{problem}; its log:\n{}", log(directory.path())))
+        let setup = Setup::prepare(&kind, directory.path())?;
+        let mut process = Process::start(&program, directory.path())?;
+        let host = process
+            .wait_until_it_listens(directory.path())
+            .map_err(|problem| format!("{problem}; its log:\n{}", log(directory.path())))?;
+        Ok(Self {
+            _process: process,
+            host,
+            certificate: setup.certificate,
+            _token_server: setup.token_server,
+            directory,
+        })
     }
 
     /// `127.0.0.1:PORT`.
@@ -141,9 +134,9 @@ struct Setup {
 
 impl Setup {
     /// Writes the configuration of `kind`, and what it names, into `directory`.
-    fn prepare(kind: &Kind, directory: &Path, address: SocketAddr) -> Result<Self, String> {
+    fn prepare(kind: &Kind, directory: &Path) -> Result<Self, String> {
         let text = |path: &Path| path.display().to_string();
-        let mut values = vec![("${ROOT}", text(&directory.join("root"))), ("${ADDRESS}", address.to_string())];
+        let mut values = vec![("${ROOT}", text(&directory.join("root")))];
         let mut setup = Self { certificate: None, token_server: None };
         let template = match kind {
             Kind::Plain => include_str!("../../configs/plain.yml"),
@@ -199,18 +192,24 @@ impl Process {
         Ok(Self(child))
     }
 
-    fn wait_until_it_answers(&mut self, address: SocketAddr) -> Result<(), String> {
+    /// Waits for the line in which the registry logs the port that the system gave it.
+    fn wait_until_it_listens(&mut self, directory: &Path) -> Result<String, String> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
+            let log = log(directory);
+            let port = log.split_once(LISTENING).and_then(|(_, rest)| {
+                // Up to the end of the number: the line may not be all there yet.
+                rest.find(|character: char| !character.is_ascii_digit()).map(|end| &rest[..end])
+            });
+            if let Some(port) = port {
+                return Ok(format!("127.0.0.1:{port}"));
+            }
             if let Ok(Some(status)) = self.0.try_wait() {
                 return Err(format!("`docker-registry` ended at once: {status}"));
             }
-            if answers(address) {
-                return Ok(());
-            }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(format!("`docker-registry` did not answer within {} seconds", PATIENCE.as_secs()))
+        Err(format!("`docker-registry` did not listen within {} seconds", PATIENCE.as_secs()))
     }
 }
 
@@ -219,22 +218,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Whether a HTTP server answers; one that speaks TLS tells a plain request so, in plain HTTP.
-fn answers(address: SocketAddr) -> bool {
-    let limit = Duration::from_secs(2);
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, limit) else { return false };
-    let mut start = [0; 5];
-    stream.set_read_timeout(Some(limit)).is_ok()
-        && stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").is_ok()
-        && stream.read_exact(&mut start).is_ok()
-        && &start == b"HTTP/"
-}
-
-fn free_port() -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener.and_then(|listener| listener.local_addr()).map_err(|error| format!("No port is free: {error}"))
 }
 
 /// The line of an htpasswd file, with the bcrypt hash that is the only one the registry takes.

@@ -1,0 +1,81 @@
+//! A request's body as it arrives: counted, and broken off where a fault says.
+
+use axum::body::{Body, BodyDataStream};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use crate::fixture::Record;
+use crate::reply::Refusal;
+
+/// A request's body, which may break off.
+pub(crate) struct Incoming {
+    stream: BodyDataStream,
+    record: Record,
+    seen: u64,
+    /// After how many bytes a fault closes the connection.
+    end: Option<u64>,
+    broken: bool,
+}
+
+impl Incoming {
+    pub(crate) fn new(body: Body, record: Record) -> Self {
+        Self { stream: body.into_data_stream(), record, seen: 0, end: None, broken: false }
+    }
+
+    /// Lets the connection break after `bytes`, or at the end of the body if that comes first.
+    pub(crate) fn break_after(&mut self, bytes: u64) {
+        self.end = Some(bytes);
+    }
+
+    /// Whether the connection broke.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// How many bytes arrived.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The next bytes; `None` at the end, and also where the connection broke.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let left = self.end.map_or(u64::MAX, |end| end - self.seen);
+        if self.broken || left == 0 {
+            self.broken = true;
+            return None;
+        }
+        match self.stream.next().await {
+            Some(Ok(mut bytes)) => {
+                bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                self.seen += bytes.len() as u64;
+                self.record.change(|record| record.body_len = self.seen);
+                Some(bytes)
+            }
+            Some(Err(_)) => {
+                self.broken = true;
+                None
+            }
+            None => {
+                self.broken = self.end.is_some();
+                None
+            }
+        }
+    }
+
+    /// All bytes, or a refusal when there are more than `limit`.
+    pub(crate) async fn all(&mut self, limit: usize) -> Result<Bytes, Refusal> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await {
+            all.extend_from_slice(&bytes);
+            if all.len() > limit {
+                return Err(Refusal::new(413, "SIZE_INVALID", format!("more than {limit} bytes")));
+            }
+        }
+        Ok(all.into())
+    }
+
+    /// Takes in and drops the rest, so that a refusal reaches a client that is still sending.
+    pub(crate) async fn drain(&mut self) {
+        while self.next().await.is_some() {}
+    }
+}
