@@ -257,6 +257,17 @@ async fn an_upload_can_be_given_up() {
 }
 
 #[tokio::test]
+async fn only_so_many_uploads_wait_at_once() {
+    let served = Served::start(Shelf::default(), ServeOptions { max_uploads: 1, ..ServeOptions::default() }).await;
+    let location = served.begin().await;
+    let another = served.ask("POST", "/v2/a/blobs/uploads/").await;
+    assert_eq!(refusal(another).await, (429, "TOOMANYREQUESTS".to_owned()));
+    let put = served.request("PUT", &format!("{location}?digest={}", Digest::of(b"x"))).body("x").send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::CREATED);
+    served.begin().await;
+}
+
+#[tokio::test]
 async fn a_chunk_whose_connection_broke_can_be_gone_on_with() {
     let served = Served::plain().await;
     let location = served.begin().await;

@@ -48,7 +48,7 @@ impl Exchange {
     pub(crate) fn upload_status(&self, name: &str, id: &str) -> Answer {
         self.upload(name, id, None)?;
         let state = self.shared.state();
-        Ok(self.progress(204, id, &state.uploads[id]))
+        Ok(self.progress(204, id, state.uploads.get(id).ok_or_else(unknown_upload)?))
     }
 
     pub(crate) async fn patch_upload(&mut self, name: &str, id: &str) -> Answer {
