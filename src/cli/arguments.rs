@@ -1,0 +1,219 @@
+//! The command line as it is typed: the commands, the options they share, and how a wrong one is told.
+//! Each command's own options are beside the code that runs it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::error::ContextKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use super::settings::variable;
+use super::{create, demo, exit, inspect, login, names, serve, shell, transfer, verify};
+use crate::error::{Error, ErrorKind};
+use crate::manifest::Dialect;
+use crate::ops::verify::Level;
+use crate::quant::Scheme;
+
+/// Imports model checkpoints into layers whose bytes are the same every time, and proves it.
+///
+/// kiln quantizes a checkpoint into layers, keeps them by digest in a local store, moves them through OCI
+/// registries, and checks that creating a model again gives the same digests.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "Try `kiln demo`, or `kiln COMMAND --help` for examples.",
+    after_long_help = long_help()
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+fn long_help() -> String {
+    format!(
+        "\
+Examples:
+  kiln create llama:int4 ./Llama-3.1-8B --quantize int4
+  kiln push llama:int4 registry.example/team/llama:int4
+  kiln pull registry.example/team/llama:int4
+  kiln verify registry.example/team/llama:int4 --source ./Llama-3.1-8B
+  kiln demo
+
+{}",
+        exit::TABLE
+    )
+}
+
+/// The options of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Global {
+    /// The directory of the store [default: the platform's data directory]
+    #[arg(long, global = true, value_name = "DIR", env = variable::STORE, hide_env_values = true)]
+    pub(super) store: Option<PathBuf>,
+    /// How many blobs are written at once [default: one per processor]
+    #[arg(long, global = true, value_name = "N", env = variable::THREADS, hide_env_values = true)]
+    pub(super) threads: Option<NonZeroUsize>,
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// How progress is shown
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
+    pub(super) progress: ProgressMode,
+    /// Print only results and errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Print more: every blob as it is done, every tensor of a model
+    #[arg(long, short, global = true)]
+    pub(super) verbose: bool,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProgressMode {
+    /// A bar on a terminal, lines elsewhere, objects with `--json`
+    Auto,
+    /// A line now and then
+    Plain,
+    /// Objects on standard output; implies `--json`
+    Json,
+    /// None
+    Off,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Create(create::Create),
+    Push(transfer::Push),
+    Pull(transfer::Pull),
+    Verify(verify::Verify),
+    List(inspect::List),
+    Show(inspect::Show),
+    Tag(names::Tag),
+    Rm(names::Rm),
+    Gc(names::Gc),
+    Serve(serve::Serve),
+    Login(login::Login),
+    Logout(login::Logout),
+    Demo(demo::Demo),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// The definition that help, completions and man pages are made from.
+pub(super) fn definition() -> clap::Command {
+    Arguments::command()
+}
+
+/// The error for arguments that a parser of ours refused; `None` when clap itself has more to say.
+pub(super) fn refused(refusal: &clap::Error) -> Option<Error> {
+    use std::error::Error as _;
+    let cause = refusal.source()?.downcast_ref::<Error>()?;
+    let argument = refusal.get(ContextKind::InvalidArg)?;
+    let error = Error::new(ErrorKind::Usage, format!("Invalid value for `{argument}`")).caused_by(cause.to_string());
+    Some(match cause.hint_text() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
+/// The schemes that shells complete.
+const COMMON_SCHEMES: [&str; 5] = ["int4", "int8", "mxfp4", "mxfp8", "nvfp4"];
+
+/// Parses a scheme: any, not only the common ones.
+#[derive(Clone, Debug)]
+pub(super) struct SchemeParser;
+
+impl TypedValueParser for SchemeParser {
+    type Value = Scheme;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Scheme, clap::Error> {
+        StringValueParser::new().try_map(|text| text.parse::<Scheme>()).parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(COMMON_SCHEMES.into_iter().map(PossibleValue::new)))
+    }
+}
+
+impl ValueEnum for Level {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let promise = match self {
+            Self::Structure => "the manifest is well-formed and every blob is there with its size",
+            Self::Digests => "every blob has the bytes its digest promises",
+            Self::Tensors => "every tensor is there in the form that lock and config say",
+            Self::Rebuild => "creating the model again from its source gives the same bytes",
+        };
+        Some(PossibleValue::new(self.name()).help(promise))
+    }
+}
+
+impl ValueEnum for Dialect {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Ollama, Self::ModelPack]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let reader = match self {
+            Self::Ollama => "runs after `ollama pull`",
+            Self::ModelPack => "the CNCF ModelPack specification",
+        };
+        Some(PossibleValue::new(self.name()).help(reader))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_examples() {
+        for command in definition().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().unwrap_or_else(|| panic!("`{name}` has no examples")).to_string();
+            assert!(help.starts_with("Examples:\n  kiln"), "{name}: {help}");
+            for line in help.lines().filter(|line| line.starts_with("  kiln ")) {
+                let words = line.split(" < ").next().unwrap_or(line).split_whitespace();
+                Arguments::try_parse_from(words).unwrap_or_else(|refusal| panic!("{line}\n{refusal}"));
+            }
+            assert!(command.get_about().is_some(), "`{name}` says nothing about itself");
+        }
+    }
+
+    #[test]
+    fn shells_complete_schemes_that_exist() {
+        for name in COMMON_SCHEMES {
+            assert_eq!(name.parse::<Scheme>().unwrap().to_string(), name);
+        }
+    }
+
+    #[test]
+    fn every_option_says_what_it_does() {
+        for command in definition().get_subcommands() {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `kiln tag`, `kiln rm` and `kiln gc`: naming, forgetting, and taking the space back.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Session;
+use super::exit::Exit;
+use super::output::{count, size};
+use crate::error::Result;
+use crate::oci::Reference;
+use crate::ops::remove;
+
+const TAG_EXAMPLES: &str = "\
+Examples:
+  kiln tag llama:int4 llama:latest
+  kiln tag llama:int4 registry.example/team/llama:int4";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  kiln rm llama:int4
+  kiln rm llama:int4 llama:int8";
+
+const GC_EXAMPLES: &str = "\
+Examples:
+  kiln gc --dry-run
+  kiln gc";
+
+/// Give a model another name
+#[derive(Debug, Args)]
+#[command(after_help = TAG_EXAMPLES)]
+pub(super) struct Tag {
+    /// The model's name in the store
+    name: Reference,
+    /// The name it gets besides; what had this name before loses it
+    new_name: Reference,
+}
+
+impl Tag {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let Self { name, new_name } = self;
+        let (old, new) = (name.to_string(), new_name.to_string());
+        let digest = session.blocking(move |session| remove::tag(&session.open_store()?, &name, &new_name)).await?;
+        if session.printer.is_json() {
+            session.printer.object(&json!({"event": "tagged", "name": old, "newName": new, "digest": digest}));
+        } else {
+            session.printer.data(format_args!("tagged {old} as {new} {digest}"));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Remove names
+///
+/// The blobs stay until `kiln gc`, so that a name can be given back with `kiln create` or `kiln pull`
+/// without writing them again.
+#[derive(Debug, Args)]
+#[command(after_help = RM_EXAMPLES)]
+pub(super) struct Rm {
+    /// The models' names in the store
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<Reference>,
+}
+
+impl Rm {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let removed = session
+            .blocking(move |session| {
+                let store = session.open_store()?;
+                Ok(self.names.into_iter().map(|name| (remove::remove(&store, &name), name)).collect::<Vec<_>>())
+            })
+            .await?;
+        let printer = &session.printer;
+        let mut exit = Exit::Done;
+        for (outcome, name) in removed {
+            match outcome {
+                Ok(digest) if printer.is_json() => {
+                    printer.object(&json!({"event": "removed", "name": name.to_string(), "digest": digest}));
+                }
+                Ok(digest) => printer.data(format_args!("removed {name} {digest}")),
+                // The others go all the same; the first failure decides.
+                Err(error) => {
+                    printer.error(&error);
+                    exit = if exit == Exit::Done { error.kind().into() } else { exit };
+                }
+            }
+        }
+        Ok(exit)
+    }
+}
+
+/// Remove the blobs that no model needs
+///
+/// Waits for other kilns to finish, and removes nothing when a manifest cannot be read.
+#[derive(Debug, Args)]
+#[command(after_help = GC_EXAMPLES)]
+pub(super) struct Gc {
+    /// Print what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Gc {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let dry_run = self.dry_run;
+        let report = session
+            .blocking(move |session| {
+                let root = session.settings.store()?;
+                // A store that nobody has written to yet is empty, not an error.
+                drop(session.open_store()?);
+                remove::gc(&root, dry_run)
+            })
+            .await?;
+        let printer = &session.printer;
+        let blobs = report.blobs.len() as u64;
+        if printer.is_json() {
+            printer.object(&json!({
+                "event": "collected",
+                "dryRun": dry_run,
+                "blobs": blobs,
+                "bytes": report.bytes,
+                "kept": report.kept,
+                "unfinished": report.unfinished,
+                "notes": report.notes,
+            }));
+            return Ok(Exit::Done);
+        }
+        if dry_run || session.settings.verbose {
+            report.blobs.iter().for_each(|(digest, bytes)| printer.data(format_args!("{digest} {bytes}")));
+        }
+        let unfinished = match report.unfinished {
+            0 => String::new(),
+            files => format!(" and {}", count(files, "unfinished file")),
+        };
+        printer.data(format_args!(
+            "{} {}{unfinished}, {}; {} kept",
+            if dry_run { "would remove" } else { "removed" },
+            count(blobs, "blob"),
+            size(report.bytes),
+            report.kept,
+        ));
+        Ok(Exit::Done)
+    }
+}

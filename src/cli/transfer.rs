@@ -1,0 +1,192 @@
+//! `kiln push` and `kiln pull`, and the options for reaching a registry.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Session;
+use super::exit::Exit;
+use super::output::size;
+use super::settings::variable;
+use crate::copy::CopyReport;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Reference;
+use crate::ops::transfer::{self, Access};
+use crate::registry::{Anonymous, DockerConfig, Keychain, Options};
+
+const PUSH_EXAMPLES: &str = "\
+Examples:
+  kiln push llama:int4 registry.example/team/llama:int4
+  kiln push registry.example/team/llama:int4
+  kiln push llama:int4 127.0.0.1:5000/llama:int4 --plain-http --concurrency 8";
+
+const PULL_EXAMPLES: &str = "\
+Examples:
+  kiln pull registry.example/team/llama:int4
+  kiln pull registry.example/team/llama:int4 llama:int4
+  kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json";
+
+/// How a registry is spoken to.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Registry options")]
+pub(super) struct Transport {
+    /// Speak plain HTTP
+    #[arg(long)]
+    plain_http: bool,
+    /// Trust the certificate authorities in this PEM file, too
+    #[arg(long, value_name = "FILE", env = variable::CA, hide_env_values = true, value_hint = clap::ValueHint::FilePath)]
+    ca: Option<PathBuf>,
+}
+
+impl Transport {
+    pub(super) fn options(self) -> Options {
+        Options { plain_http: self.plain_http, ca: self.ca, ..Options::default() }
+    }
+}
+
+/// How many things are moved at once, and how.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Registry options")]
+struct Traffic {
+    #[command(flatten)]
+    transport: Transport,
+    /// How many blobs are moved at once
+    #[arg(long, value_name = "N", default_value = "4")]
+    concurrency: NonZeroUsize,
+}
+
+impl Traffic {
+    fn access(self, session: &Session) -> Access {
+        let keychain: Arc<dyn Keychain> = match session.settings.docker_config() {
+            Some(path) => Arc::new(DockerConfig::at(path)),
+            None => Arc::new(Anonymous),
+        };
+        Access { keychain, options: Options { concurrency: self.concurrency.get(), ..self.transport.options() } }
+    }
+}
+
+/// Push a model to a registry
+///
+/// Sends the layers that the registry does not have, then the manifest, which keeps its digest. Without
+/// REFERENCE the model goes where its name says. Credentials are those of docker's `config.json`.
+#[derive(Debug, Args)]
+#[command(after_help = PUSH_EXAMPLES)]
+pub(super) struct Push {
+    /// The model's name in the store
+    name: Reference,
+    /// Where it goes, as in `registry.example/team/llama:int4` [default: NAME]
+    reference: Option<Reference>,
+    #[command(flatten)]
+    traffic: Traffic,
+}
+
+impl Push {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let name = self.name;
+        let reference = self.reference.unwrap_or_else(|| name.clone());
+        if reference.host().is_none() {
+            return Err(Error::new(ErrorKind::Usage, format!("No registry is named in `{reference}`"))
+                .hint(format!("kiln push {name} registry.example/{}", in_a_registry(&reference))));
+        }
+        let access = self.traffic.access(session);
+        let store = session.blocking(Session::open_store).await?;
+        let reporter = session.reporter();
+        let report = transfer::push(&store, &name, &reference, &access, &reporter.progress()).await?;
+        drop(reporter);
+        let CopyReport { digest, blobs_transferred, bytes_transferred, blobs_skipped, blobs_mounted } = report;
+        if session.printer.is_json() {
+            session.printer.object(&json!({
+                "event": "pushed",
+                "name": name.to_string(),
+                "reference": reference.to_string(),
+                "digest": digest,
+                "blobs_sent": blobs_transferred,
+                "bytes_sent": bytes_transferred,
+                "blobs_skipped": blobs_skipped,
+                "blobs_mounted": blobs_mounted,
+            }));
+        } else {
+            let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
+            let mounted = match blobs_mounted {
+                0 => String::new(),
+                mounted => format!(", {mounted} mounted"),
+            };
+            session.printer.data(format_args!(
+                "pushed {name} to {reference} {digest} (sent {blobs_transferred} of {blobs} layers and config, {}; \
+                 {blobs_skipped} already there{mounted})",
+                size(bytes_transferred),
+            ));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Pull a model from a registry
+///
+/// Fetches the layers that the store does not have, and checks every byte against its digest before
+/// anything gets its name. Without NAME the model keeps its full reference.
+#[derive(Debug, Args)]
+#[command(after_help = PULL_EXAMPLES)]
+pub(super) struct Pull {
+    /// Where it is, as in `registry.example/team/llama:int4`
+    reference: Reference,
+    /// The model's name in the store [default: REFERENCE]
+    name: Option<Reference>,
+    #[command(flatten)]
+    traffic: Traffic,
+}
+
+impl Pull {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let reference = self.reference;
+        if reference.host().is_none() {
+            return Err(Error::new(ErrorKind::Usage, format!("No registry is named in `{reference}`"))
+                .hint(format!("kiln pull registry.example/{}", in_a_registry(&reference))));
+        }
+        let name = match self.name {
+            Some(name) => name,
+            None if reference.tag().is_some() => reference.clone(),
+            None => {
+                return Err(Error::new(ErrorKind::Usage, format!("No name is given for `{reference}`"))
+                    .hint(format!("kiln pull {reference} {}:latest", reference.path())));
+            }
+        };
+        let access = self.traffic.access(session);
+        let store = session.blocking(Session::open_store).await?;
+        let reporter = session.reporter();
+        let report = transfer::pull(&store, &reference, &name, &access, &reporter.progress()).await?;
+        drop(reporter);
+        let CopyReport { digest, blobs_transferred, bytes_transferred, blobs_skipped, blobs_mounted } = report;
+        if session.printer.is_json() {
+            session.printer.object(&json!({
+                "event": "pulled",
+                "name": name.to_string(),
+                "reference": reference.to_string(),
+                "digest": digest,
+                "blobs_fetched": blobs_transferred,
+                "bytes_fetched": bytes_transferred,
+                "blobs_skipped": blobs_skipped,
+                "blobs_mounted": blobs_mounted,
+            }));
+        } else {
+            let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
+            session.printer.data(format_args!(
+                "pulled {reference} as {name} {digest} (fetched {blobs_transferred} of {blobs} layers and config, {}; \
+                 {blobs_skipped} already here)",
+                size(bytes_transferred),
+            ));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The part of a reference that comes after a host.
+fn in_a_registry(reference: &Reference) -> String {
+    match reference.tag() {
+        Some(tag) => format!("{}:{tag}", reference.path()),
+        None => reference.to_string(),
+    }
+}

@@ -1,0 +1,120 @@
+//! `kiln verify`: what was checked, what was found, and what was not checked. The verdict is the exit code.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Session;
+use super::exit::Exit;
+use super::output::count;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Reference;
+use crate::ops::verify::{self, Finding, Level, Verified};
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln verify llama:int4
+  kiln verify llama:int4 --level digests
+  kiln verify llama:int4 --source ./Llama-3.1-8B
+  kiln verify llama:int4 --level rebuild --json
+
+Exit codes:
+  0  everything asked for was checked and holds
+  3  corrupt
+  4  not reproduced
+  5  could not check";
+
+/// Verify a stored model
+///
+/// Each level implies those before it. A rebuild creates the model again from its checkpoint and compares
+/// every byte; a difference is explained by tensor, part and likely cause.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Verify {
+    /// The model's name in the store
+    name: Reference,
+    /// How far to go [default: tensors, or rebuild with --source]
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<Level>,
+    /// The checkpoint to rebuild from [default: where it was created from]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    source: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let implied = if self.source.is_some() { Level::Rebuild } else { Level::Tensors };
+        let level = self.level.unwrap_or(implied);
+        if self.source.is_some() && level != Level::Rebuild {
+            let message = format!("`--source` is for a rebuild, and the level is `{}`", level.name());
+            return Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"));
+        }
+        let name = self.name.clone();
+        let verified = session
+            .watched(move |session, progress| {
+                let options =
+                    verify::Options { name: self.name, level, source: self.source, threads: session.settings.threads };
+                verify::verify(&session.open_store()?, &options, progress)
+            })
+            .await?;
+        if session.printer.is_json() {
+            session.printer.object(&object(&name, &verified));
+        } else {
+            session.printer.data(drawn(&name, &verified));
+        }
+        Ok(verified.outcome().into())
+    }
+}
+
+fn object(name: &Reference, verified: &Verified) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "result": finding.outcome.name(),
+            "message": finding.message,
+            "layer": finding.layer,
+            "tensor": finding.tensor,
+            "part": finding.part,
+            "bytes": finding.bytes,
+            "cause": finding.cause,
+        })
+    };
+    json!({
+        "event": "verified",
+        "name": name.to_string(),
+        "result": verified.outcome().name(),
+        "digest": verified.digest,
+        "level": verified.level.name(),
+        "findings": verified.findings.iter().map(finding).collect::<Vec<_>>(),
+        "notChecked": verified.not_checked.iter().map(|level| level.name()).collect::<Vec<_>>(),
+    })
+}
+
+/// What a level promises when it holds.
+fn promise(level: Level) -> &'static str {
+    match level {
+        Level::Structure => "every blob is there with its size",
+        Level::Digests => "every blob has the bytes its digest promises",
+        Level::Tensors => "every tensor is in the form that lock and config say",
+        Level::Rebuild => "creating it again from its source gives the same bytes",
+    }
+}
+
+fn drawn(name: &Reference, verified: &Verified) -> String {
+    let mut lines = vec![format!("{name} {}", verified.digest)];
+    let checked: Vec<&str> =
+        Level::ALL.iter().filter(|level| !verified.not_checked.contains(level)).map(|level| level.name()).collect();
+    lines.push(format!("checked: {} ({})", checked.join(", "), count(verified.blobs, "blob")));
+    for finding in &verified.findings {
+        lines.push(format!("{}: {}", finding.outcome.name(), finding.message));
+        let details = [("layer", &finding.layer), ("tensor", &finding.tensor), ("cause", &finding.cause)];
+        for (label, value) in details {
+            lines.extend(value.as_ref().map(|value| format!("  {label}: {value}")));
+        }
+    }
+    for level in &verified.not_checked {
+        lines.push(format!("not checked: {} ({})", level.name(), promise(*level)));
+    }
+    lines.push(format!("result: {}", verified.outcome().name()));
+    lines.join("\n")
+}
