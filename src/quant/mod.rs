@@ -111,12 +111,22 @@ pub fn quantize_with(
 /// # Errors
 /// [`NonFinite`], at the first of them.
 pub fn check_finite(float: Float, input: &[u8]) -> Result<(), NonFinite> {
+    // Infinity and NaN are what has every bit of the exponent set.
     let first = match float {
-        Float::Bf16 => float::first_non_finite::<Bf16>(input),
-        Float::F16 => float::first_non_finite::<F16>(input),
-        Float::F32 => float::first_non_finite::<F32>(input),
+        Float::Bf16 => first_with::<2>(input, |bytes| u16::from_le_bytes(bytes) & 0x7F80 == 0x7F80),
+        Float::F16 => first_with::<2>(input, |bytes| u16::from_le_bytes(bytes) & 0x7C00 == 0x7C00),
+        Float::F32 => first_with::<4>(input, |bytes| u32::from_le_bytes(bytes) & 0x7F80_0000 == 0x7F80_0000),
     };
     first.map_or(Ok(()), |index| Err(NonFinite { index }))
+}
+
+/// The first element that `is` accepts. Whole blocks are looked through without branches.
+fn first_with<const SIZE: usize>(input: &[u8], is: impl Fn([u8; SIZE]) -> bool) -> Option<usize> {
+    const BLOCK: usize = 1024;
+    let (elements, _) = input.as_chunks::<SIZE>();
+    let found = elements.chunks(BLOCK).position(|block| block.iter().fold(false, |any, bytes| any | is(*bytes)))?;
+    let within = elements[found * BLOCK..].iter().position(|bytes| is(*bytes))?;
+    Some(found * BLOCK + within)
 }
 
 fn quantize_elements<E: Element>(
