@@ -2,7 +2,10 @@
 //!
 //! A kernel is written once, in plain Rust without intrinsics; the compiler vectorizes a copy of it
 //! per set. Rust neither contracts nor reorders float operations, so every copy gives the same bytes.
-#![expect(unsafe_code, reason = "a function that uses optional instructions is unsafe to call")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "a function that uses optional instructions is unsafe to call")
+)]
 
 use std::fmt;
 
@@ -17,6 +20,32 @@ enum Set {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+}
+
+impl Set {
+    /// The narrowest first.
+    const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+    ];
+
+    fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+        }
+    }
 }
 
 /// A computation that [`Instructions::run`] can run on any set.
@@ -34,20 +63,7 @@ impl Instructions {
 
     /// All sets that this processor has, the narrowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        let sets: &[(bool, Set)] = &[
-            (true, Set::Portable),
-            #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx2"), Set::Avx2),
-            #[cfg(target_arch = "x86_64")]
-            (
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl"),
-                Set::Avx512,
-            ),
-        ];
-        sets.iter().filter(|(available, _)| *available).map(|&(_, set)| Self(set)).collect::<Vec<_>>().into_iter()
+        Set::ALL.iter().filter(|set| set.is_available()).map(|&set| Self(set))
     }
 
     /// Runs `kernel` on these instructions.
