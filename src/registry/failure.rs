@@ -13,6 +13,8 @@ use crate::json;
 
 /// The longest wait that a registry may ask for; beyond it the user is told instead.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Longer than anybody waits: ten years.
+const DISTANT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How much of an error reply is read.
 const MAX_REPLY_SIZE: u64 = 64 << 10;
 /// How many characters of a registry's own words are repeated.
@@ -111,10 +113,9 @@ impl Failure {
             status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
         if again && let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
             again = false;
-            error = error.hint(match SystemTime::now().checked_add(wait) {
-                Some(then) => format!("the registry asks to try again after {}", httpdate::fmt_http_date(then)),
-                None => "the registry asks not to try again".to_owned(),
-            });
+            // A date has four digits for the year, whatever the registry dreams of.
+            let then = SystemTime::now() + wait.min(DISTANT);
+            error = error.hint(format!("the registry asks to try again after {}", httpdate::fmt_http_date(then)));
         }
         Self { error, again, after: wait, status: Some(status), codes }
     }
@@ -139,9 +140,9 @@ impl Failure {
         self.codes.iter().any(|given| given == code)
     }
 
-    /// The same failure, which may pass after all.
+    /// The same failure, which may pass after all, and at once.
     pub(super) fn passes(self) -> Self {
-        Self { again: true, ..self }
+        Self { again: true, after: None, ..self }
     }
 }
 
@@ -279,8 +280,10 @@ mod tests {
         }
         assert_eq!(failure(401, None).error.hint_text(), Some("kiln login r.example"));
         assert!(failure(429, Some(60)).may_pass());
-        let too_long = failure(429, Some(6 * 3600));
-        assert!(!too_long.may_pass());
-        assert!(too_long.error.hint_text().unwrap().contains("GMT"));
+        for wait in [61, 6 * 3600, u64::MAX] {
+            let too_long = failure(429, Some(wait));
+            assert!(!too_long.may_pass());
+            assert!(too_long.error.hint_text().unwrap().contains("GMT"));
+        }
     }
 }
