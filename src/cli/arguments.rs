@@ -24,7 +24,6 @@ use crate::quant::Scheme;
     name = "kiln",
     version,
     disable_help_subcommand = true,
-    arg_required_else_help = true,
     after_help = "Try `kiln demo`, or `kiln COMMAND --help` for examples.",
     after_long_help = long_help()
 )]

@@ -63,7 +63,11 @@ fn refuse(words: &[OsString], refusal: &clap::Error) -> Exit {
     match arguments::refused(refusal) {
         Some(error) => printer.error(&error),
         None => {
-            let _ = refusal.print();
+            if refusal.kind() == clap::error::ErrorKind::MissingSubcommand {
+                printer.message(arguments::definition().render_help());
+            } else {
+                let _ = refusal.print();
+            }
             let text = refusal.render().to_string();
             let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
             printer.failure(sentence, &[], Some("kiln --help"), Exit::Usage);

@@ -71,11 +71,47 @@ impl Man {
 }
 
 fn write_page(command: clap::Command, directory: &Path) -> Result<PathBuf> {
+    let is_root = command.has_subcommands();
+    let closing = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let page = Page::new(command).manual("kiln");
     let path = directory.join(page.get_filename());
-    let mut text = Vec::new();
-    page.render(&mut text)
-        .and_then(|()| fs::write(&path, &text))
-        .map_err(|cause| Error::io(ErrorKind::Input, "write", &path, cause))?;
+    let render = || {
+        let mut text = Vec::new();
+        page.render_title(&mut text)?;
+        page.render_name_section(&mut text)?;
+        page.render_synopsis_section(&mut text)?;
+        page.render_description_section(&mut text)?;
+        page.render_options_section(&mut text)?;
+        if is_root {
+            page.render_subcommands_section(&mut text)?;
+        }
+        text.extend(sections(&closing.unwrap_or_default()).into_bytes());
+        fs::write(&path, text)
+    };
+    render().map_err(|cause| Error::io(ErrorKind::Input, "write", &path, cause))?;
     Ok(path)
+}
+
+/// The paragraphs below the help, each under its first line, as sections of a page: what clap_mangen would
+/// call `EXTRA`.
+fn sections(text: &str) -> String {
+    let paragraphs = text.split("\n\n").filter_map(|paragraph| paragraph.split_once(":\n"));
+    let section = |(title, lines): (&str, &str)| {
+        let lines = lines.replace('\\', "\\e").replace('-', "\\-");
+        format!(".SH \"{}\"\n.nf\n{lines}\n.fi\n", title.to_uppercase())
+    };
+    paragraphs.map(section).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_become_sections() {
+        assert_eq!(
+            sections("Examples:\n  kiln a --b\n  c\\d\n\nExit codes:\n  0  done"),
+            ".SH \"EXAMPLES\"\n.nf\n  kiln a \\-\\-b\n  c\\ed\n.fi\n.SH \"EXIT CODES\"\n.nf\n  0  done\n.fi\n"
+        );
+    }
 }

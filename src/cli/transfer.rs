@@ -110,12 +110,13 @@ impl Push {
             }));
         } else {
             let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
+            let moved = if name == reference { name.to_string() } else { format!("{name} to {reference}") };
             let mounted = match blobs_mounted {
                 0 => String::new(),
                 mounted => format!(", {mounted} mounted"),
             };
             session.printer.data(format_args!(
-                "pushed {name} to {reference} {digest} (sent {blobs_transferred} of {blobs} layers and config, {}; \
+                "pushed {moved} {digest} (sent {blobs_transferred} of {blobs} layers and config, {}; \
                  {blobs_skipped} already there{mounted})",
                 size(bytes_transferred),
             ));
@@ -173,8 +174,9 @@ impl Pull {
             }));
         } else {
             let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
+            let moved = if name == reference { name.to_string() } else { format!("{reference} as {name}") };
             session.printer.data(format_args!(
-                "pulled {reference} as {name} {digest} (fetched {blobs_transferred} of {blobs} layers and config, {}; \
+                "pulled {moved} {digest} (fetched {blobs_transferred} of {blobs} layers and config, {}; \
                  {blobs_skipped} already here)",
                 size(bytes_transferred),
             ));

@@ -1,0 +1,82 @@
+use std::process::Stdio;
+
+use insta::assert_snapshot;
+
+use crate::place::Place;
+use crate::shell::help;
+
+#[test]
+fn help_says_what_it_takes() {
+    assert_snapshot!(help("login"), @r"
+    Log in to a registry
+
+    Usage: kiln login [OPTIONS] <HOST>
+
+    Arguments:
+      <HOST>  The registry, as in `registry.example:5000`
+
+    Options:
+      -u, --user <USER>     The user's name; asked for on a terminal
+          --password-stdin  Read the password from standard input
+      -h, --help            Print help (see more with '--help')
+
+    Registry options:
+          --plain-http  Speak plain HTTP
+          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+
+    Global options: …
+
+    Examples:
+      kiln login registry.example
+      kiln login registry.example -u ada --password-stdin < token.txt
+      kiln login 127.0.0.1:5000 -u ada --plain-http
+    ");
+    assert_snapshot!(help("logout"), @r"
+    Forget the credential for a registry
+
+    Usage: kiln logout [OPTIONS] <HOST>
+
+    Arguments:
+      <HOST>  The registry
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+
+    Global options: …
+
+    Examples:
+      kiln logout registry.example
+    ");
+}
+
+#[test]
+fn a_password_is_never_guessed() {
+    let place = Place::new();
+    assert_snapshot!(place.kiln("login registry.example -u ada"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: There is no terminal to ask for a password
+
+    hint: kiln login registry.example -u USER --password-stdin < FILE
+    ");
+    assert_snapshot!(place.kiln("login registry.example -u ada --password-stdin"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: The password is empty
+    ");
+    place.kiln("login registry.example --password-stdin").expect(2);
+}
+
+#[test]
+fn what_never_ends_can_be_interrupted() {
+    let place = Place::new();
+    let mut command = place.command("login registry.example -u ada --password-stdin");
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let running = place.start(command.stdin(Stdio::from(reader)));
+    // It is watching for signals well before this; were it not, the signal itself would end it.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.signal("INT");
+    running.wait().expect(130);
+}

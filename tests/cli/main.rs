@@ -1,0 +1,14 @@
+//! The program as its users meet it: real command lines in an empty place, and what came of them. One
+//! module per command group; `place` is where they run.
+
+mod create;
+mod demo;
+mod ends;
+mod inspect;
+mod login;
+mod names;
+mod place;
+mod serve;
+mod shell;
+mod transfer;
+mod verify;

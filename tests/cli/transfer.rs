@@ -1,0 +1,267 @@
+use std::fs;
+
+use insta::assert_snapshot;
+use registry_fixtures::{Auth, Fault, Fixture, Options, Trigger};
+
+use crate::place::Place;
+use crate::shell::help;
+
+#[test]
+fn help_says_what_it_takes() {
+    assert_snapshot!(help("push"), @r"
+    Push a model to a registry
+
+    Usage: kiln push [OPTIONS] <NAME> [REFERENCE]
+
+    Arguments:
+      <NAME>       The model's name in the store
+      [REFERENCE]  Where it goes, as in `registry.example/team/llama:int4` [default: NAME]
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+
+    Registry options:
+          --plain-http       Speak plain HTTP
+          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --concurrency <N>  How many blobs are moved at once [default: 4]
+
+    Global options: …
+
+    Examples:
+      kiln push llama:int4 registry.example/team/llama:int4
+      kiln push registry.example/team/llama:int4
+      kiln push llama:int4 127.0.0.1:5000/llama:int4 --plain-http --concurrency 8
+    ");
+    assert_snapshot!(help("pull"), @r"
+    Pull a model from a registry
+
+    Usage: kiln pull [OPTIONS] <REFERENCE> [NAME]
+
+    Arguments:
+      <REFERENCE>  Where it is, as in `registry.example/team/llama:int4`
+      [NAME]       The model's name in the store [default: REFERENCE]
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+
+    Registry options:
+          --plain-http       Speak plain HTTP
+          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --concurrency <N>  How many blobs are moved at once [default: 4]
+
+    Global options: …
+
+    Examples:
+      kiln pull registry.example/team/llama:int4
+      kiln pull registry.example/team/llama:int4 llama:int4
+      kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json
+    ");
+}
+
+#[test]
+fn what_was_pushed_can_be_pulled_with_the_same_digest() {
+    let registry = Fixture::start();
+    let remote = format!("{}/team/demo:int4", registry.host());
+    let place = Place::with_model();
+    assert_snapshot!(place.kiln(&format!("push demo:int4 {remote}")), @r"
+    exit: 0
+    --- stdout ---
+    pushed demo:int4 to 127.0.0.1:[PORT]/team/demo:int4 sha256:[DIGEST] (sent 22 of 22 layers and config, [SIZE]; 0 already there)
+    --- stderr ---
+    push: 22 blobs, [SIZE]
+    ");
+    assert_snapshot!(place.kiln(&format!("push demo:int4 {remote}")), @r"
+    exit: 0
+    --- stdout ---
+    pushed demo:int4 to 127.0.0.1:[PORT]/team/demo:int4 sha256:[DIGEST] (sent 0 of 22 layers and config, [SIZE]; 22 already there)
+    --- stderr ---
+    push: 22 blobs, [SIZE]
+    ");
+    assert_snapshot!(place.kiln(&format!("pull {remote} here --store other")), @r"
+    exit: 0
+    --- stdout ---
+    pulled 127.0.0.1:[PORT]/team/demo:int4 as here:latest sha256:[DIGEST] (fetched 22 of 22 layers and config, [SIZE]; 0 already here)
+    --- stderr ---
+    pull: 22 blobs, [SIZE]
+    ");
+    assert_snapshot!(place.kiln(&format!("pull {remote} --store other")), @r"
+    exit: 0
+    --- stdout ---
+    pulled 127.0.0.1:[PORT]/team/demo:int4 sha256:[DIGEST] (fetched 0 of 22 layers and config, [SIZE]; 22 already here)
+    --- stderr ---
+    pull: 22 blobs, [SIZE]
+    ");
+    let names: Vec<_> = place.kiln("list --store other --json").objects();
+    assert_eq!(names.iter().map(|model| &model["name"]).collect::<Vec<_>>(), [&remote, "here:latest"]);
+    assert_eq!(place.digest("show here --store other"), place.digest("show demo:int4"));
+    place.kiln("verify here --store other --source checkpoint").expect(0);
+}
+
+#[test]
+fn only_what_differs_is_moved() {
+    let registry = Fixture::start();
+    let remote = format!("{}/demo", registry.host());
+    let place = Place::with_model();
+    let first = place.kiln(&format!("push demo:int4 {remote}:int4 --json")).expect(0).last_object();
+    assert_eq!(first["event"], "pushed");
+    assert_eq!((&first["blobs_sent"], &first["blobs_skipped"]), (&22.into(), &0.into()));
+    place.kiln("create demo:int8 checkpoint --quantize int8").expect(0);
+    let second = place.kiln(&format!("push demo:int8 {remote}:int8 --json")).expect(0).last_object();
+    // What is quantized by 8 bits in both, or in neither, is there already.
+    let sent = second["blobs_sent"].as_u64().unwrap();
+    assert!(sent > 0 && second["blobs_skipped"].as_u64().unwrap() == 22 - sent, "{second}");
+    assert!(second["bytes_sent"].as_u64().unwrap() < first["bytes_sent"].as_u64().unwrap(), "{second}");
+    place.kiln(&format!("pull {remote}:int4 --store other")).expect(0);
+    let pulled = place.kiln(&format!("pull {remote}:int8 --store other --json")).expect(0).last_object();
+    assert_eq!(pulled["event"], "pulled");
+    assert_eq!(pulled["blobs_fetched"], sent);
+    assert_eq!(pulled["bytes_fetched"], second["bytes_sent"]);
+    assert_eq!(pulled["blobs_mounted"], 0);
+    assert_eq!(pulled["digest"], second["digest"]);
+}
+
+#[test]
+fn a_model_goes_where_its_name_says() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    let name = format!("{}/demo:int4", registry.host());
+    place.kiln(&format!("tag demo:int4 {name}")).expect(0);
+    place.kiln(&format!("push {name}")).expect(0);
+    assert_eq!(registry.tags("demo"), ["int4"]);
+    assert_snapshot!(place.kiln("push demo:int4"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: No registry is named in `demo:int4`
+
+    hint: kiln push demo:int4 registry.example/demo:int4
+    ");
+}
+
+#[test]
+fn a_pull_needs_a_registry_and_a_name() {
+    let place = Place::new();
+    assert_snapshot!(place.kiln("pull demo:int4"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: No registry is named in `demo:int4`
+
+    hint: kiln pull registry.example/demo:int4
+    ");
+    let digest = "0".repeat(64);
+    assert_snapshot!(place.kiln(&format!("pull registry.example/demo@sha256:{digest}")), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: No name is given for `registry.example/demo@sha256:[DIGEST]`
+
+    hint: kiln pull registry.example/demo@sha256:[DIGEST] demo:latest
+    ");
+}
+
+#[test]
+fn a_model_is_pulled_by_its_digest() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    let host = registry.host();
+    place.kiln(&format!("push demo:int4 {host}/demo:int4")).expect(0);
+    let digest = place.digest("show demo:int4");
+    assert_eq!(
+        place.digest(&format!("pull {host}/demo@{digest} here --store other")),
+        place.digest("show here --store other")
+    );
+}
+
+#[test]
+fn what_is_nowhere_is_not_found() {
+    let registry = Fixture::start();
+    let place = Place::new();
+    place.kiln("push nothing registry.example/nothing").expect(6);
+    place.kiln(&format!("pull {}/nothing", registry.host())).expect(6);
+}
+
+#[test]
+fn a_registry_that_lies_is_found_out_and_nothing_is_named() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    let remote = format!("{}/demo:int4", registry.host());
+    place.kiln(&format!("push demo:int4 {remote}")).expect(0);
+    registry.corrupt_blob(&place.layer("lm_head.weight"));
+    let run = place.kiln(&format!("pull {remote} here --store other --json"));
+    run.expect(3);
+    assert_eq!(run.last_object()["exitCode"], 3);
+    assert_eq!(place.kiln("list --store other --json").stdout, "");
+}
+
+#[test]
+fn credentials_are_asked_for_and_a_login_provides_them() {
+    let registry = Fixture::start_with(Options::default().auth(Auth::basic("ada", "secret")));
+    let place = Place::with_model();
+    let host = registry.host();
+    let run = place.kiln(&format!("push demo:int4 {host}/demo:int4"));
+    run.expect(7);
+    assert!(run.stderr.contains(&format!("kiln login {host}")), "{run}");
+
+    fs::write(place.path("wrong"), "guess\n").unwrap();
+    fs::write(place.path("right"), "secret\n").unwrap();
+    let login = |file: &str| {
+        let mut command = place.command(&format!("login {host} -u ada --password-stdin"));
+        command.stdin(fs::File::open(place.path(file)).unwrap());
+        place.run(command)
+    };
+    login("wrong").expect(7);
+    assert!(!place.path("home/.docker/config.json").exists());
+    assert_snapshot!(login("right"), @r"
+    exit: 0
+    --- stdout ---
+    logged in to 127.0.0.1:[PORT] as ada
+    --- stderr ---
+    ");
+    place.kiln(&format!("push demo:int4 {host}/demo:int4")).expect(0);
+    assert_snapshot!(place.kiln(&format!("logout {host}")), @r"
+    exit: 0
+    --- stdout ---
+    logged out of 127.0.0.1:[PORT]
+    --- stderr ---
+    ");
+    assert_snapshot!(place.kiln(&format!("logout {host}")), @r"
+    exit: 0
+    --- stdout ---
+    was not logged in to 127.0.0.1:[PORT]
+    --- stderr ---
+    ");
+    place.kiln(&format!("pull {host}/demo:int4 here")).expect(7);
+}
+
+#[test]
+fn nobody_at_the_other_end_is_the_network_s_fault() {
+    let registry = Fixture::start();
+    let host = registry.host();
+    drop(registry);
+    let run = Place::new().kiln(&format!("pull {host}/demo:int4"));
+    run.expect(8);
+    assert!(run.stderr.contains("\ncaused by: "), "{run}");
+}
+
+#[test]
+fn an_interrupted_pull_leaves_the_store_sound() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    let remote = format!("{}/demo:int4", registry.host());
+    place.kiln(&format!("push demo:int4 {remote}")).expect(0);
+    registry.inject(
+        Trigger::on("GET", &place.layer("model.layers.0.mlp.switch_mlp")).always(),
+        Fault::Stall { after: 1000 },
+    );
+    let mut running = place.start(&mut place.command(&format!("pull {remote} here --store other --json")));
+    running.line("{\"digest\"");
+    running.signal("INT");
+    let run = running.wait();
+    run.expect(130);
+    assert_eq!(run.last_object()["exitCode"], 130);
+    assert_eq!(run.stderr, "interrupted\n");
+    assert_eq!(place.kiln("list --store other --json").expect(0).stdout, "");
+    place.kiln("gc --store other").expect(0);
+    assert_eq!(fs::read_dir(place.path("other/ingest")).unwrap().count(), 0);
+}
