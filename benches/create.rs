@@ -2,6 +2,8 @@
 //! bfloat16 source, and the peak memory of the process. `cargo bench --bench create` takes about a minute;
 //! it writes under the temporary directory (`TMPDIR=/dev/shm` leaves the disk out of it).
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
