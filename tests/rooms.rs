@@ -2,6 +2,8 @@
 //! `src/`, and fails with file, line and the import that no row allows. Unit tests count: a room that needs
 //! another one to be tested is not apart from it.
 
+#![allow(clippy::unwrap_used)] // in functions that tests share
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
