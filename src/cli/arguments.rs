@@ -193,10 +193,41 @@ mod tests {
             let help = command.get_after_help().unwrap_or_else(|| panic!("`{name}` has no examples")).to_string();
             assert!(help.starts_with("Examples:\n  kiln"), "{name}: {help}");
             for line in help.lines().filter(|line| line.starts_with("  kiln ")) {
-                let words = line.split(" < ").next().unwrap_or(line).split_whitespace();
+                let words = line.split(['<', '>']).next().unwrap_or(line).split_whitespace();
                 Arguments::try_parse_from(words).unwrap_or_else(|refusal| panic!("{line}\n{refusal}"));
             }
             assert!(command.get_about().is_some(), "`{name}` says nothing about itself");
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_command_and_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        let mut root = definition();
+        root.build();
+        for command in root.get_subcommands() {
+            let name = command.get_name();
+            assert!(manual.contains(&format!("`kiln {name}")), "{name}");
+            for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                let flag = format!("--{option}");
+                let is_whole = |at: usize| {
+                    !manual[at + flag.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '-')
+                };
+                assert!(manual.match_indices(&flag).any(|(at, _)| is_whole(at)), "{name} {flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_lists_the_exit_codes() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        for line in exit::TABLE.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            let row =
+                manual.lines().find(|row| row.starts_with(&format!("| {code}"))).unwrap_or_else(|| panic!("no {code}"));
+            assert!(row.contains(meaning), "{row}: {meaning}");
         }
     }
 

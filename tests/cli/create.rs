@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write as _;
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -260,4 +261,38 @@ fn a_new_model_is_not_named_by_a_digest() {
 
     hint: leave the digest out of the name
     ");
+}
+
+#[test]
+fn an_interrupted_create_leaves_the_store_sound() {
+    let place = Place::new();
+    // Half a gigabyte of zeros takes longer than it takes to send a signal.
+    let tensors: Vec<String> = (0..4_u64)
+        .map(|index| {
+            let (begin, end) = (index << 27, (index + 1) << 27);
+            format!(r#""layers.{index}.weight":{{"dtype":"BF16","shape":[8192,8192],"data_offsets":[{begin},{end}]}}"#)
+        })
+        .collect();
+    let header = format!("{{{}}}", tensors.join(","));
+    fs::create_dir(place.path("large")).unwrap();
+    fs::write(place.path("large/config.json"), r#"{"architectures":["LargeForCausalLM"]}"#).unwrap();
+    let mut file = fs::File::create(place.path("large/model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + (4 << 27)).unwrap();
+
+    let mut running = place.start(&mut place.command("create large large --quantize int4 --threads 1 --json"));
+    running.line(r#"{"blobs":4,"#);
+    running.signal("INT");
+    let run = running.wait();
+    run.expect(130);
+    assert_eq!(run.last_object()["message"], "Interrupted");
+
+    assert_eq!(place.kiln("list --json").expect(0).stdout, "");
+    let unfinished = fs::read_dir(place.path("store/ingest")).unwrap().count();
+    assert_eq!(place.kiln("gc --json").expect(0).last_object()["unfinished"], unfinished);
+    assert_eq!(fs::read_dir(place.path("store/ingest")).unwrap().count(), 0);
+    place.checkpoint("qwen3-moe-12e-bf16", "checkpoint");
+    place.kiln("create demo:int4 checkpoint --quantize int4").expect(0);
+    place.kiln("verify demo:int4").expect(0);
 }

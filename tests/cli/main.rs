@@ -1,6 +1,8 @@
 //! The program as its users meet it: real command lines in an empty place, and what came of them. One
 //! module per command group; `place` is where they run.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod create;
 mod demo;
 mod ends;
