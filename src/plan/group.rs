@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PlannedTensor, Segment, SourceTensor, Transform};
+use super::{Placed, PlannedTensor, Segment, SourceTensor, Transform};
 use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection};
 use crate::error::{Error, Result};
 use crate::inventory::{Dtype, Inventory, Tensor};
@@ -12,11 +12,7 @@ use crate::inventory::{Dtype, Inventory, Tensor};
 type Found<'a> = BTreeMap<(Projection, Position), (&'a str, &'a Tensor)>;
 
 /// The stacked expert tensors of every layer, each with the name of its blob.
-pub(super) fn expert_groups(
-    inventory: &Inventory,
-    family: &Family,
-    facts: &ModelFacts,
-) -> Result<Vec<(String, PlannedTensor)>> {
+pub(super) fn expert_groups(inventory: &Inventory, family: &Family, facts: &ModelFacts) -> Result<Vec<Placed>> {
     let Some(layout) = family.experts else { return Ok(Vec::new()) };
     let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
     for (name, tensor) in &inventory.tensors {
@@ -41,7 +37,7 @@ pub(super) fn expert_groups(
         if let Some((unused, _)) = found.values().find(|(name, _)| !used.contains(name)) {
             return Err(twice(layer, unused, &outputs[0].sources[0].name));
         }
-        tensors.extend(outputs.into_iter().map(|tensor| (format!("{layer}.{}", layout.blob), tensor)));
+        tensors.extend(outputs.into_iter().map(|tensor| Placed { blob: format!("{layer}.{}", layout.blob), tensor }));
     }
     Ok(tensors)
 }

@@ -5,13 +5,13 @@ mod group;
 mod layout;
 mod order;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use layout::{Part, Role};
 
 use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
+use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind, Tensor};
 use crate::quant::{Float, Scheme};
 
 /// What the user asked for.
@@ -135,61 +135,66 @@ impl Plan {
         }
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
-        let mut notes = inventory.notes.clone();
-        if family.is_generic() {
-            let class = facts.architecture.as_deref().unwrap_or("unknown");
-            notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
-        }
-        if facts.tied && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
-            notes.push(
-                "The config ties the output head to the embedding, yet there is a `lm_head.weight`: it is kept"
-                    .to_owned(),
-            );
-        }
-        let mut tensors = group::expert_groups(inventory, family, &facts)?;
-        let planned =
-            |tensor: &PlannedTensor| tensor.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>();
-        let grouped: std::collections::BTreeSet<String> = tensors.iter().flat_map(|(_, t)| planned(t)).collect();
-        let single = |(name, tensor): (&String, &crate::inventory::Tensor)| PlannedTensor::copied(name, tensor);
-        tensors.extend(
-            inventory
-                .tensors
-                .iter()
-                .filter(|(name, _)| !grouped.contains(*name))
-                .map(single)
-                .map(|t| (t.name.clone(), t)),
-        );
-        check_agreement(family, &facts, &tensors)?;
+        let groups = group::expert_groups(inventory, family, &facts)?;
+        let grouped: BTreeSet<String> = groups.iter().flat_map(|placed| placed.tensor.source_names()).collect();
+        let singles = inventory.tensors.iter().filter(|(name, _)| !grouped.contains(*name));
+        let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor)));
+        let mut placed: Vec<Placed> = singles.chain(groups).collect();
+        check_agreement(family, &facts, &placed)?;
         if let Some(base) = request.scheme {
-            for (_, tensor) in &mut tensors {
+            for Placed { tensor, .. } in &mut placed {
                 let choice = choose(family, &facts, base, tensor);
                 (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
                 tensor.finite = tensor.name.ends_with(".weight");
             }
         }
-        let normalizations = {
-            let mut applied: Vec<Transform> = tensors.iter().map(|(_, tensor)| tensor.transform).collect();
-            applied.sort_unstable();
-            applied.dedup();
-            applied.retain(|transform| *transform != Transform::Copy);
-            applied
-        };
-        let runtime = Runtime::of(&facts, inventory.template.as_deref());
         Ok(Self {
             request,
             family,
-            runtime,
-            blobs: order::blobs(tensors)?,
+            runtime: Runtime::of(&facts, inventory.template.as_deref()),
+            normalizations: normalizations(&placed),
+            blobs: order::blobs(placed)?,
             sidecars: order::sidecars(inventory.sidecars.clone()),
-            normalizations,
-            notes,
+            notes: notes(inventory, family, &facts),
             facts,
         })
     }
 }
 
+/// What the user should know about this checkpoint.
+fn notes(inventory: &Inventory, family: &Family, facts: &ModelFacts) -> Vec<String> {
+    let mut notes = inventory.notes.clone();
+    if family.is_generic() {
+        let class = facts.architecture.as_deref().unwrap_or("unknown");
+        notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
+    }
+    if facts.tied && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
+        notes
+            .push("The config ties the output head to the embedding, yet `lm_head.weight` is there: it is kept".into());
+    }
+    notes
+}
+
+fn normalizations(placed: &[Placed]) -> Vec<Transform> {
+    let applied: BTreeSet<Transform> = placed.iter().map(|placed| placed.tensor.transform).collect();
+    applied.into_iter().filter(|transform| *transform != Transform::Copy).collect()
+}
+
+/// A tensor and the name of the blob it goes to.
+struct Placed {
+    blob: String,
+    tensor: PlannedTensor,
+}
+
+impl Placed {
+    /// A tensor that has a blob of its own.
+    fn alone(tensor: PlannedTensor) -> Self {
+        Self { blob: tensor.name.clone(), tensor }
+    }
+}
+
 impl PlannedTensor {
-    fn copied(name: &str, tensor: &crate::inventory::Tensor) -> Self {
+    fn copied(name: &str, tensor: &Tensor) -> Self {
         let length = tensor.dtype.bytes() * tensor.shape.iter().product::<u64>();
         Self {
             name: name.to_owned(),
@@ -202,6 +207,10 @@ impl PlannedTensor {
             why: "no scheme was asked for",
             finite: false,
         }
+    }
+
+    fn source_names(&self) -> impl Iterator<Item = String> {
+        self.sources.iter().map(|source| source.name.clone())
     }
 
     /// How many bytes are read for it.
@@ -229,8 +238,8 @@ fn choose(family: &Family, facts: &ModelFacts, base: Scheme, tensor: &PlannedTen
     family.choose(&Question { base, name, shape: &tensor.shape, facts })
 }
 
-fn check_agreement(family: &Family, facts: &ModelFacts, tensors: &[(String, PlannedTensor)]) -> Result<()> {
-    let shapes = tensors.iter().map(|(_, tensor)| (tensor.name.as_str(), tensor.shape.as_slice()));
+fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Result<()> {
+    let shapes = placed.iter().map(|Placed { tensor, .. }| (tensor.name.as_str(), tensor.shape.as_slice()));
     match family.contradictions(facts, shapes).into_iter().next() {
         Some(sentence) => {
             Err(Error::new(ErrorKind::Input, sentence).hint("check that `config.json` belongs to these weights"))

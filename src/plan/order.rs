@@ -1,20 +1,20 @@
 //! Which tensors share a blob, and in which order the blobs stand in the manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PlannedBlob, PlannedTensor};
+use super::{Placed, PlannedBlob, PlannedTensor};
 use crate::error::{Error, Result};
 use crate::inventory::Sidecar;
+use crate::quant::Scheme;
 
-/// Gathers tensors, each with the name of its blob, into blobs: single tensors by name, then expert groups
-/// by name, as Ollama orders them.
+/// Gathers tensors into blobs: single tensors by name, then expert groups by name, as Ollama orders them.
 ///
 /// Some runtimes read the experts' quantization mode from the first layer that names one, so when that
 /// would be another mode, the expert groups come first.
-pub(super) fn blobs(tensors: Vec<(String, PlannedTensor)>) -> Result<Vec<PlannedBlob>> {
+pub(super) fn blobs(placed: Vec<Placed>) -> Result<Vec<PlannedBlob>> {
     let mut by_name: BTreeMap<String, Vec<PlannedTensor>> = BTreeMap::new();
-    let mut arrays = std::collections::BTreeSet::new();
-    for (blob, tensor) in tensors {
+    let mut arrays = BTreeSet::new();
+    for Placed { blob, tensor } in placed {
         for part in tensor.parts() {
             if !arrays.insert(part.name.clone()) {
                 return Err(Error::input(format!("Two tensors would be stored as `{}`", part.name.escape_debug())));
@@ -22,28 +22,23 @@ pub(super) fn blobs(tensors: Vec<(String, PlannedTensor)>) -> Result<Vec<Planned
         }
         by_name.entry(blob).or_default().push(tensor);
     }
-    let (mut singles, groups): (Vec<_>, Vec<_>) = by_name
+    let (singles, groups): (Vec<_>, Vec<_>) = by_name
         .into_iter()
         .map(|(name, mut tensors)| {
             tensors.sort_by(|a, b| a.name.cmp(&b.name));
             PlannedBlob { name, tensors }
         })
         .partition(|blob| blob.tensors.len() == 1 && blob.tensors[0].name == blob.name);
-    let first_mode =
-        |blobs: &[PlannedBlob]| blobs.iter().find_map(PlannedBlob::uniform_scheme).map(|scheme| scheme.mode());
+    let named_mode = |blob: &PlannedBlob| blob.uniform_scheme().map(Scheme::mode);
     let experts_mode =
-        groups.iter().flat_map(|group| &group.tensors).find_map(|tensor| tensor.scheme).map(|scheme| scheme.mode());
-    if experts_mode.is_some() && first_mode(&singles).is_some_and(|mode| Some(mode) != experts_mode) {
-        // Within the groups, one that names the experts' mode leads.
-        let (mut leading, rest): (Vec<_>, Vec<_>) = groups
-            .into_iter()
-            .partition(|group| group.uniform_scheme().is_some_and(|scheme| Some(scheme.mode()) == experts_mode));
-        leading.extend(rest);
-        leading.append(&mut singles);
-        return Ok(leading);
+        groups.iter().flat_map(|group| &group.tensors).find_map(|tensor| tensor.scheme).map(Scheme::mode);
+    let first_mode = singles.iter().find_map(named_mode);
+    if experts_mode.is_none() || first_mode.is_none_or(|mode| Some(mode) == experts_mode) {
+        return Ok([singles, groups].concat());
     }
-    singles.extend(groups);
-    Ok(singles)
+    // Among the groups, those that name the experts' mode lead: a mixed one names none.
+    let (leading, rest): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| named_mode(group) == experts_mode);
+    Ok([leading, rest, singles].concat())
 }
 
 /// JSON files by name, as Ollama orders them, then the other files by name.
