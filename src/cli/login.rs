@@ -134,8 +134,8 @@ fn without_line_end(line: &str) -> &str {
 /// Asks a question on the terminal.
 fn ask(question: &str) -> Result<String> {
     let failed = |cause| Error::new(ErrorKind::Unexpected, "Could not read from the terminal").caused_by(cause);
-    let mut stderr = io::stderr().lock();
-    stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(failed)?;
+    // The lock is not held while the user thinks: a signal that comes then is told on standard error.
+    io::stderr().write_all(question.as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().lock().take(MAX_PASSWORD).read_line(&mut answer).map_err(failed)?;
     Ok(without_line_end(&answer).to_owned())

@@ -24,9 +24,9 @@ mod verify;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
-use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +37,9 @@ use exit::Exit;
 use output::Printer;
 use progress::Reporter;
 use settings::{Display, Settings};
+
+/// How long an interrupted command may take to leave.
+const A_MOMENT: Duration = Duration::from_secs(2);
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -96,35 +99,57 @@ impl Session {
     }
 
     async fn run(&self, command: Command) -> Result<Exit> {
+        // A server ends with a signal, and that is well: it watches for itself.
+        let ends_by_signal = !matches!(command, Command::Serve(_));
         let signals = Signals::watch()?;
-        let run = match command {
-            // It ends with a signal, and that is well.
-            Command::Serve(serve) => return serve.run(self, signals).await,
-            Command::Create(create) => create.run(self).boxed_local(),
-            Command::Push(push) => push.run(self).boxed_local(),
-            Command::Pull(pull) => pull.run(self).boxed_local(),
-            Command::Verify(verify) => verify.run(self).boxed_local(),
-            Command::List(list) => list.run(self).boxed_local(),
-            Command::Show(show) => show.run(self).boxed_local(),
-            Command::Tag(tag) => tag.run(self).boxed_local(),
-            Command::Rm(rm) => rm.run(self).boxed_local(),
-            Command::Gc(gc) => gc.run(self).boxed_local(),
-            Command::Login(login) => login.run(self).boxed_local(),
-            Command::Logout(logout) => logout.run(self).boxed_local(),
-            Command::Demo(demo) => demo.run(self).boxed_local(),
-            Command::Completions(completions) => return completions.run(self),
-            Command::Man(man) => return man.run(self),
-        };
+        let session = self.clone();
+        let mut work = tokio::spawn(async move { session.dispatch(command).await });
         tokio::select! {
-            exit = run => exit,
-            exit = signals.first() => {
-                // The bar, if there is one, has not ended its line.
-                let line_end = if self.settings.display == Display::Bar { "\n" } else { "" };
-                self.printer.message(format_args!("{line_end}interrupted"));
-                self.printer.failure("Interrupted", &[], None, exit);
+            ended = &mut work => {
+                ended.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
+            }
+            exit = signals.first(), if ends_by_signal => {
+                work.abort();
+                let session = self.clone();
+                let ending = async {
+                    // What it drops, a process or a directory, is gone before the program is.
+                    let _ = work.await;
+                    let _ = tokio::task::spawn_blocking(move || session.interrupted(exit)).await;
+                };
+                // Nobody may be reading what it prints.
+                let _ = tokio::time::timeout(A_MOMENT, ending).await;
                 Ok(exit)
             }
         }
+    }
+
+    async fn dispatch(&self, command: Command) -> Result<Exit> {
+        match command {
+            Command::Create(create) => create.run(self).await,
+            Command::Push(push) => push.run(self).await,
+            Command::Pull(pull) => pull.run(self).await,
+            Command::Verify(verify) => verify.run(self).await,
+            Command::List(list) => list.run(self).await,
+            Command::Show(show) => show.run(self).await,
+            Command::Tag(tag) => tag.run(self).await,
+            Command::Rm(rm) => rm.run(self).await,
+            Command::Gc(gc) => gc.run(self).await,
+            Command::Serve(serve) => serve.run(self).await,
+            Command::Login(login) => login.run(self).await,
+            Command::Logout(logout) => logout.run(self).await,
+            Command::Demo(demo) => demo.run(self).await,
+            Command::Completions(completions) => completions.run(self),
+            Command::Man(man) => man.run(self),
+        }
+    }
+
+    /// The last that is printed.
+    fn interrupted(&self, exit: Exit) {
+        // The bar, if there is one, has not ended its line.
+        let line_end = if self.settings.display == Display::Bar { "\n" } else { "" };
+        self.printer.message(format_args!("{line_end}interrupted"));
+        self.printer.failure("Interrupted", &[], None, exit);
+        self.printer.close();
     }
 
     /// Prints the error, if there is one, and says how the program ends.

@@ -105,16 +105,22 @@ impl Printer {
         }
     }
 
+    /// Nothing more goes to standard output.
+    pub(super) fn close(&self) {
+        self.fail(io::ErrorKind::BrokenPipe.into());
+    }
+
     /// Says whether standard output took everything.
     ///
     /// # Errors
     /// [`ErrorKind::Unexpected`] when it did not, except when its reader went away.
     pub(super) fn finish(&self) -> Result<()> {
-        match self.closed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match closed.take_if(|cause| cause.kind() != io::ErrorKind::BrokenPipe) {
+            Some(cause) => {
                 Err(Error::new(ErrorKind::Unexpected, "Could not write to standard output").caused_by(cause))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

@@ -33,7 +33,8 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) async fn run(self, session: &Session, signals: Signals) -> Result<Exit> {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let (signals, again) = (Signals::watch()?, Signals::watch()?);
         let store = session.blocking(Session::open_store).await?;
         let printer = session.printer.clone();
         let read_only = self.read_only;
@@ -49,7 +50,6 @@ impl Serve {
                 printer.data(format_args!("listening on {address}"));
             }
         };
-        let again = Signals::watch()?;
         let shutdown = async move {
             signals.first().await;
         };

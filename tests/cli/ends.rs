@@ -1,7 +1,9 @@
 //! How a run can end: every exit code, with a command line that gives it, and what a broken pipe is.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use registry_fixtures::{Auth, Fault, Fixture, Options, Trigger};
 
@@ -67,6 +69,36 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert_eq!(child.wait().unwrap().code(), Some(0), "{words}");
         assert_eq!(stderr, "", "{words}");
     }
+}
+
+#[test]
+fn a_reader_that_stops_reading_does_not_keep_a_signal_out() {
+    let place = Place::with_model();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // The pipe is full, and stays so.
+    let full = std::thread::spawn({
+        let mut writer = writer.try_clone().unwrap();
+        move || writer.write_all(&vec![b' '; 1 << 20])
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    let mut child = place.command("show demo:int4 --json").stdout(writer.try_clone().unwrap()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    drop(reader);
+    let _ = (full.join().unwrap(), writer.flush());
+    assert_eq!(status.and_then(|status| status.code()), Some(130));
 }
 
 #[test]

@@ -1,6 +1,13 @@
+use std::fs::File;
+use std::io::Write;
 use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
 
 use insta::assert_snapshot;
+use registry_fixtures::{Auth, Fixture, Options};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::place::Place;
 use crate::shell::help;
@@ -76,7 +83,50 @@ fn what_never_ends_can_be_interrupted() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let running = place.start(command.stdin(Stdio::from(reader)));
     // It is watching for signals well before this; were it not, the signal itself would end it.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    sleep(Duration::from_millis(500));
     running.signal("INT");
     running.wait().expect(130);
+}
+
+/// A terminal: the side of the keyboard, and the side of the program.
+fn terminal() -> (File, File) {
+    let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let path = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    (keyboard.into(), File::options().read(true).write(true).open(path).unwrap())
+}
+
+fn shows_what_is_typed(terminal: &File) -> bool {
+    tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO)
+}
+
+#[test]
+fn a_password_is_asked_for_on_a_terminal_which_does_not_show_it() {
+    let registry = Fixture::start_with(Options::default().auth(Auth::basic("ada", "secret")));
+    let place = Place::new();
+    let host = registry.host();
+    let (mut keyboard, screen) = terminal();
+    let mut command = place.command(&format!("login {host}"));
+    let running = place.start(command.stdin(screen.try_clone().unwrap()));
+    running.says("User: ");
+    keyboard.write_all(b"ada\n").unwrap();
+    running.says("Password: ");
+    assert!(!shows_what_is_typed(&screen));
+    keyboard.write_all(b"secret\n").unwrap();
+    let run = running.wait();
+    assert_eq!(run.expect(0).stdout, format!("logged in to {host} as ada\n"));
+    assert!(shows_what_is_typed(&screen));
+}
+
+#[test]
+fn a_terminal_shows_again_what_is_typed_after_an_interruption() {
+    let place = Place::new();
+    let (_keyboard, screen) = terminal();
+    let mut command = place.command("login registry.example -u ada");
+    let running = place.start(command.stdin(screen.try_clone().unwrap()));
+    running.says("Password: ");
+    running.signal("INT");
+    running.wait().expect(130);
+    assert!(shows_what_is_typed(&screen));
 }

@@ -132,6 +132,15 @@ impl Running {
         }
     }
 
+    /// Waits until standard error has this text.
+    pub(crate) fn says(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(self.stderr.path()).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "never said `{text}`");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Sends a signal, as `kill` names it.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
