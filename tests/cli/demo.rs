@@ -1,4 +1,5 @@
 use std::fs;
+use std::process::{Command, Stdio};
 
 use insta::assert_snapshot;
 
@@ -42,6 +43,26 @@ fn the_demo_holds_and_leaves_nothing_behind() {
     $ kiln push demo:int4 127.0.0.1:[PORT]/demo:int4 --json --progress off
     ");
     assert!(run.stdout.lines().last().unwrap().starts_with("# Every step held."), "{run}");
+    assert_eq!(fs::read_dir(place.path("temporary")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_step_that_fails_fails_the_demo() {
+    let place = Place::new();
+    fs::create_dir(place.path("temporary")).unwrap();
+    // Files may have 104 KiB: enough for the checkpoint, and not for the layer of its experts.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 208; exec \"$0\" demo", env!("CARGO_BIN_EXE_kiln")])
+        .current_dir(place.path(""))
+        .env_clear()
+        .env("HOME", place.path("home"))
+        .env("TMPDIR", place.path("temporary"))
+        .stdin(Stdio::null());
+    let run = place.run(command);
+    run.expect(1);
+    assert!(run.stderr.contains("error: `kiln create demo:int4 checkpoint --quantize int4` ended with "), "{run}");
+    assert!(!run.stdout.contains("Every step held"), "{run}");
     assert_eq!(fs::read_dir(place.path("temporary")).unwrap().count(), 0);
 }
 
