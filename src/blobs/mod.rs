@@ -2,6 +2,7 @@
 //! canonical safetensors file. Memory is bounded by the chunk, not by the tensor. Decides nothing.
 
 mod canonical;
+mod decode;
 mod write;
 
 pub use canonical::{Entry, Layout, encode_header};

@@ -5,11 +5,12 @@ use std::io::{self, Seek, SeekFrom, Write};
 use tempfile::SpooledTempFile;
 
 use super::Layout;
+use super::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Part, PlannedBlob, PlannedTensor, Role};
+use crate::plan::{Part, PlannedBlob, PlannedTensor, Role, SourceTensor};
 use crate::progress::Progress;
 use crate::quant::{self, Float, NonFinite, Quantized, Scheme};
-use crate::source::Checkpoint;
+use crate::source::{Checkpoint, TensorInfo};
 
 /// How many source bytes are read at once: small enough to stay in a core's cache on the way through the
 /// kernels, a multiple of every group in every type.
@@ -19,7 +20,7 @@ const CHUNK: usize = 1 << 20;
 const SPOOL: usize = 8 << 20;
 
 /// The BLAKE3 of what was read from each source of a tensor, in the plan's order; empty for a tensor whose
-/// values were not transformed: its layer's digest commits to those already.
+/// values were neither decoded nor quantized: its layer's digest commits to those already.
 pub type SourceHashes = Vec<blake3::Hash>;
 
 /// Writes `blob` to `sink`; returns the source hashes of each tensor, in the plan's order.
@@ -37,15 +38,7 @@ pub fn write(
     sink.write_all(&layout.header).map_err(sink_failed)?;
     let mut chunk = vec![0; CHUNK];
     let tensors = blob.tensors.iter().zip(&layout.parts);
-    tensors
-        .map(|(tensor, parts)| {
-            let mut source = Source { tensor, checkpoint, progress, chunk: &mut chunk };
-            match tensor.scheme {
-                None => source.copy(sink).map(|()| SourceHashes::new()),
-                Some(scheme) => source.quantize(scheme, parts, sink),
-            }
-        })
-        .collect()
+    tensors.map(|(tensor, parts)| Source::open(tensor, checkpoint, progress, &mut chunk)?.write(parts, sink)).collect()
 }
 
 fn sink_failed(cause: io::Error) -> Error {
@@ -64,26 +57,69 @@ struct Source<'a> {
     checkpoint: &'a Checkpoint,
     progress: &'a Progress,
     chunk: &'a mut [u8],
+    hashers: Vec<blake3::Hasher>,
+    decoders: Vec<Option<Decoder>>,
+    /// The rows being decoded, shared by all decoders: a group may have hundreds.
+    rows: Vec<u8>,
 }
 
-impl Source<'_> {
-    /// Reads every segment in order; `use_chunk` gets the source's index, the chunk's offset in it, and
-    /// the bytes.
+impl<'a> Source<'a> {
+    fn open(
+        tensor: &'a PlannedTensor,
+        checkpoint: &'a Checkpoint,
+        progress: &'a Progress,
+        chunk: &'a mut [u8],
+    ) -> Result<Self> {
+        let mut hashers = vec![blake3::Hasher::new(); tensor.sources.len()];
+        let decoder = |source: &SourceTensor| {
+            let Some(index) = source.scales else { return Ok(None) };
+            let scales = &tensor.sources[index];
+            let info = stored(checkpoint, &scales.name)?;
+            let mut bytes = vec![0; info.len() as usize];
+            checkpoint.read_at(info, 0, &mut bytes)?;
+            hashers[index].update(&bytes);
+            Decoder::new(source, scales, bytes).map(Some)
+        };
+        let decoders = tensor.sources.iter().map(decoder).collect::<Result<_>>()?;
+        Ok(Self { tensor, checkpoint, progress, chunk, hashers, decoders, rows: Vec::new() })
+    }
+
+    fn write(mut self, parts: &[Part], sink: &mut dyn Write) -> Result<SourceHashes> {
+        match self.tensor.scheme {
+            None => self.copy(sink)?,
+            Some(scheme) => self.quantize(scheme, parts, sink)?,
+        }
+        let transformed = self.tensor.scheme.is_some() || self.tensor.is_decoded();
+        Ok(if transformed { self.hashers.iter().map(blake3::Hasher::finalize).collect() } else { SourceHashes::new() })
+    }
+
+    /// Reads every segment in order; `use_chunk` gets the source's index, the chunk's offset in it after
+    /// decoding, and the decoded bytes.
     fn read(&mut self, mut use_chunk: impl FnMut(usize, u64, &[u8]) -> Result<()>) -> Result<()> {
+        let transformed = self.tensor.scheme.is_some() || self.tensor.is_decoded();
         for segment in &self.tensor.segments {
-            let name = &self.tensor.sources[segment.source].name;
-            let info = self.checkpoint.tensors().get(name).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unexpected,
-                    format!("The plan names `{name}`, which the checkpoint does not have"),
-                )
-            })?;
+            let info = stored(self.checkpoint, &self.tensor.sources[segment.source].name)?;
+            let hasher = &mut self.hashers[segment.source];
+            let decoder = self.decoders[segment.source].as_ref();
+            // What one stored byte becomes, and how much is taken at once: whole rows, where rows matter.
+            let (growth, unit) = decoder.map_or((1, 1), |decoder| (Decoder::GROWTH, decoder.row_bytes()));
+            let most = (CHUNK as u64 / unit).max(1) * unit;
             let mut done = 0;
-            while done < segment.length {
-                let length = (segment.length - done).min(CHUNK as u64);
+            while done < segment.length / growth {
+                let length = (segment.length / growth - done).min(most);
+                let at = segment.offset / growth + done;
+                if self.chunk.len() < length as usize {
+                    return Err(Error::input(format!("A row of `{}` is longer than 1 MiB", self.tensor.name)));
+                }
                 let bytes = &mut self.chunk[..length as usize];
-                self.checkpoint.read_at(info, segment.offset + done, bytes)?;
-                use_chunk(segment.source, segment.offset + done, bytes)?;
+                self.checkpoint.read_at(info, at, bytes)?;
+                if transformed {
+                    hasher.update(bytes);
+                }
+                match decoder {
+                    Some(decoder) => use_chunk(segment.source, at * growth, decoder.decode(at, bytes, &mut self.rows))?,
+                    None => use_chunk(segment.source, at, bytes)?,
+                }
                 self.progress.advance(length);
                 done += length;
             }
@@ -104,16 +140,14 @@ impl Source<'_> {
 
     /// Quantizes chunk by chunk. The first part goes straight to the sink; the kernels give all parts of a
     /// chunk at once, so the others wait in spools until it is their turn.
-    fn quantize(&mut self, scheme: Scheme, parts: &[Part], sink: &mut dyn Write) -> Result<SourceHashes> {
+    fn quantize(&mut self, scheme: Scheme, parts: &[Part], sink: &mut dyn Write) -> Result<()> {
         let tensor = self.tensor;
         let float = tensor.float().ok_or_else(|| {
             Error::new(ErrorKind::Unexpected, format!("`{}` is not a float tensor, yet it has a scheme", tensor.name))
         })?;
-        let mut hashers = vec![blake3::Hasher::new(); tensor.sources.len()];
         let mut scratch = Scratch::new(scheme, float);
         let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
         self.read(|source, offset, bytes| {
-            hashers[source].update(bytes);
             let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, float, source, offset, error))?;
             sink.write_all(out.part(parts[0].role)).map_err(sink_failed)?;
             let mut waiting = parts[1..].iter().zip(&mut spools);
@@ -123,8 +157,14 @@ impl Source<'_> {
             spool.seek(SeekFrom::Start(0)).map_err(sink_failed)?;
             io::copy(spool, sink).map_err(sink_failed)?;
         }
-        Ok(hashers.iter().map(blake3::Hasher::finalize).collect())
+        Ok(())
     }
+}
+
+fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo> {
+    checkpoint.tensors().get(name).ok_or_else(|| {
+        Error::new(ErrorKind::Unexpected, format!("The plan names `{name}`, which the checkpoint does not have"))
+    })
 }
 
 /// A value that is not finite, in a chunk that starts at byte `offset` of a source.

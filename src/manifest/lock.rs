@@ -39,6 +39,9 @@ pub struct Lock {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedTensor {
+    /// `block-fp8` when the source's codes and scales are decoded first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode: Option<String>,
     /// The element type before quantization.
     pub dtype: String,
     /// The name of the layer that holds it.
@@ -116,6 +119,7 @@ mod tests {
             schema_version: SCHEMA_VERSION,
             scheme: Some("int4".into()),
             tensors: vec![LockedTensor {
+                decode: None,
                 dtype: "BF16".into(),
                 layer: "a".into(),
                 name: "a".into(),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, SourceKind};
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION};
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use crate::plan::{Plan, PlannedTensor, Request};
@@ -197,6 +197,7 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
         shape: source.shape.clone(),
     });
     LockedTensor {
+        decode: tensor.is_decoded().then(|| SourceKind::BlockFp8.to_string()),
         dtype: tensor.dtype.to_string(),
         layer: layer.to_owned(),
         name: tensor.name.clone(),
@@ -210,7 +211,7 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
 fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
     Lock {
         epoch: EPOCH,
-        kind: "float".to_owned(),
+        kind: plan.kind.to_string(),
         normalizations: plan.normalizations.iter().map(|transform| transform.name().to_owned()).collect(),
         numerics: NUMERICS.to_owned(),
         profile: PROFILE.to_owned(),
@@ -223,7 +224,7 @@ fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
 fn model_config(plan: &Plan) -> ModelConfig {
     ModelConfig {
         model_format: "safetensors".to_owned(),
-        file_type: plan.request.scheme.map(|scheme| scheme.to_string()).unwrap_or_default(),
+        file_type: plan.base.map(|scheme| scheme.to_string()).unwrap_or_default(),
         renderer: plan.runtime.renderer.map(str::to_owned),
         parser: plan.runtime.parser.map(str::to_owned),
         requires: Some(plan.family.requires.to_owned()),

@@ -3,19 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Placed, PlannedTensor, Segment, SourceTensor, Transform};
+use super::{Placed, PlannedTensor, Readable, Segment, Transform};
 use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection};
 use crate::error::{Error, Result};
-use crate::inventory::{Dtype, Inventory, Tensor};
+use crate::inventory::Dtype;
 
 /// A layer's expert tensors as found: by projection and position.
-type Found<'a> = BTreeMap<(Projection, Position), (&'a str, &'a Tensor)>;
+type Found<'a> = BTreeMap<(Projection, Position), (&'a str, &'a Readable<'a>)>;
 
 /// The stacked expert tensors of every layer, each with the name of its blob.
-pub(super) fn expert_groups(inventory: &Inventory, family: &Family, facts: &ModelFacts) -> Result<Vec<Placed>> {
+pub(super) fn expert_groups(
+    tensors: &BTreeMap<&str, Readable<'_>>,
+    family: &Family,
+    facts: &ModelFacts,
+) -> Result<Vec<Placed>> {
     let Some(layout) = family.experts else { return Ok(Vec::new()) };
     let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
-    for (name, tensor) in &inventory.tensors {
+    for (name, tensor) in tensors {
         let Some(expert) = layout.recognize(name) else { continue };
         // A family without rules keeps stacked experts as they are: their axes are not known.
         if family.is_generic() && expert.position == Position::Stacked {
@@ -26,8 +30,8 @@ pub(super) fn expert_groups(inventory: &Inventory, family: &Family, facts: &Mode
             return Err(twice(expert.layer, other, name));
         }
     }
-    check_routers(inventory, &layers, family)?;
-    let mut tensors = Vec::new();
+    check_routers(tensors, &layers, family)?;
+    let mut placed = Vec::new();
     for (layer, found) in layers {
         let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)? };
         let outputs: Vec<_> =
@@ -37,9 +41,9 @@ pub(super) fn expert_groups(inventory: &Inventory, family: &Family, facts: &Mode
         if let Some((unused, _)) = found.values().find(|(name, _)| !used.contains(name)) {
             return Err(twice(layer, unused, &outputs[0].sources[0].name));
         }
-        tensors.extend(outputs.into_iter().map(|tensor| Placed { blob: format!("{layer}.{}", layout.blob), tensor }));
+        placed.extend(outputs.into_iter().map(|tensor| Placed { blob: format!("{layer}.{}", layout.blob), tensor }));
     }
-    Ok(tensors)
+    Ok(placed)
 }
 
 fn twice(layer: &str, one: &str, other: &str) -> Error {
@@ -48,12 +52,15 @@ fn twice(layer: &str, one: &str, other: &str) -> Error {
 }
 
 /// A layer with a router and no experts has lost them.
-fn check_routers(inventory: &Inventory, layers: &BTreeMap<&str, Found<'_>>, family: &Family) -> Result<()> {
+fn check_routers(
+    tensors: &BTreeMap<&str, Readable<'_>>,
+    layers: &BTreeMap<&str, Found<'_>>,
+    family: &Family,
+) -> Result<()> {
     if family.is_generic() {
         return Ok(());
     }
-    let routers = inventory
-        .tensors
+    let routers = tensors
         .keys()
         .filter_map(|name| name.strip_suffix(".mlp.gate.weight").or_else(|| name.strip_suffix(".router.proj.weight")));
     for layer in routers {
@@ -79,12 +86,12 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
             let single = found.iter().find(|((_, position), _)| *position != Position::Stacked);
             return Err(twice(layer, single.map_or("", |(_, (name, _))| name), name));
         }
-        (Some((name, tensor)), None) => match tensor.shape[..] {
+        (Some((name, tensor)), None) => match tensor.stored.shape[..] {
             [experts, _, _] => experts,
             _ => {
                 return Err(Error::input(format!(
                     "`{name}` has the shape {:?}, but stacked experts are `[experts, out, in]`",
-                    tensor.shape
+                    tensor.stored.shape
                 )));
             }
         },
@@ -143,7 +150,7 @@ impl Group<'_> {
     }
 
     /// The sources of one projection, expert by expert, or the one stacked tensor.
-    fn sources(&self, projection: Projection) -> Result<Vec<(&str, &Tensor)>> {
+    fn sources(&self, projection: Projection) -> Result<Vec<(&str, &Readable<'_>)>> {
         if let Some((name, tensor)) = self.found.get(&(projection, Position::Stacked)) {
             return Ok(vec![(name, tensor)]);
         }
@@ -153,23 +160,23 @@ impl Group<'_> {
     }
 
     /// Checks that all sources are matrices of one type and shape, and gives those.
-    fn matrix(&self, sources: &[(&str, &Tensor)]) -> Result<(Dtype, u64, u64)> {
+    fn matrix(&self, sources: &[(&str, &Readable<'_>)]) -> Result<(Dtype, u64, u64)> {
         let (first_name, first) =
             sources.first().ok_or_else(|| Error::input(format!("`{}` has no experts", self.layer)))?;
         for (name, tensor) in sources {
-            if tensor.dtype != first.dtype || tensor.shape != first.shape {
+            if tensor.dtype != first.dtype || tensor.stored.shape != first.stored.shape {
                 return Err(Error::input(format!(
                     "Experts differ: `{first_name}` is {} {:?}, but `{name}` is {} {:?}",
-                    first.dtype, first.shape, tensor.dtype, tensor.shape
+                    first.dtype, first.stored.shape, tensor.dtype, tensor.stored.shape
                 )));
             }
         }
-        match (first.shape[..].as_ref(), sources.len() as u64) {
+        match (first.stored.shape[..].as_ref(), sources.len() as u64) {
             (&[experts, rows, columns], 1) if experts == self.experts => Ok((first.dtype, rows, columns)),
             (&[rows, columns], count) if count == self.experts => Ok((first.dtype, rows, columns)),
             _ => Err(Error::input(format!(
                 "`{first_name}` has the shape {:?}, which does not fit {} experts",
-                first.shape, self.experts
+                first.stored.shape, self.experts
             ))),
         }
     }
@@ -237,20 +244,15 @@ impl Group<'_> {
         dtype: Dtype,
         rows: u64,
         columns: u64,
-        sources: &[(&str, &Tensor)],
+        sources: &[(&str, &Readable<'_>)],
         segments: Vec<Segment>,
         transform: Transform,
     ) -> PlannedTensor {
-        let source = |(name, tensor): &(&str, &Tensor)| SourceTensor {
-            name: (*name).to_owned(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-        };
         PlannedTensor {
             name: self.layout.target_name(self.layer, projection),
             dtype,
             shape: vec![self.experts, rows, columns],
-            sources: sources.iter().map(source).collect(),
+            sources: super::sources(sources),
             segments,
             transform,
             scheme: None,

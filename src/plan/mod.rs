@@ -4,14 +4,16 @@
 mod group;
 mod layout;
 mod order;
+mod readable;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use layout::{Part, Role};
+use readable::{Readable, readable, sources};
 
 use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind, Tensor};
+use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
 use crate::quant::{Float, Scheme};
 
 /// What the user asked for.
@@ -26,6 +28,10 @@ pub struct Request {
 pub struct Plan {
     /// What was asked.
     pub request: Request,
+    /// The scheme the policy was asked with: the request's, or what suits the source.
+    pub base: Option<Scheme>,
+    /// How the source keeps its weights.
+    pub kind: SourceKind,
     /// The family whose rules were used.
     pub family: &'static Family,
     /// What the config says.
@@ -60,7 +66,7 @@ pub struct PlannedTensor {
     pub dtype: Dtype,
     /// The logical shape, before packing.
     pub shape: Vec<u64>,
-    /// The source tensors, in the order in which their bytes are read.
+    /// The source tensors, in the order in which their bytes are read; scales stand behind all weights.
     pub sources: Vec<SourceTensor>,
     /// The ranges whose concatenation is the tensor before quantization.
     pub segments: Vec<Segment>,
@@ -80,13 +86,16 @@ pub struct PlannedTensor {
 pub struct SourceTensor {
     /// Its name in the checkpoint.
     pub name: String,
-    /// Its element type.
+    /// Its stored element type.
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// For a block-fp8 weight, the index into [`PlannedTensor::sources`] of its scales: it is read as the
+    /// bfloat16 values that codes and scales stand for.
+    pub scales: Option<usize>,
 }
 
-/// A byte range of one source tensor.
+/// A byte range of one source tensor, after decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Index into [`PlannedTensor::sources`].
@@ -123,26 +132,33 @@ impl Transform {
 }
 
 impl Plan {
-    /// Plans a checkpoint.
+    /// Plans a checkpoint. Block-fp8 weights are decoded, and without a request become `mxfp8`, the scheme
+    /// nearest to what they were.
     ///
     /// # Errors
     /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
     /// missing or odd, or when config and tensors disagree.
     pub fn new(inventory: &Inventory, request: Request) -> Result<Self> {
-        if inventory.kind != SourceKind::Float {
+        if matches!(inventory.kind, SourceKind::Prequantized(_)) {
             return Err(Error::input(format!("Importing a checkpoint of kind `{}` is not supported", inventory.kind))
                 .hint("import the float checkpoint it was made from"));
         }
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
-        let groups = group::expert_groups(inventory, family, &facts)?;
+        let readable = readable(inventory);
+        let groups = group::expert_groups(&readable, family, &facts)?;
         let grouped: BTreeSet<String> = groups.iter().flat_map(|placed| placed.tensor.source_names()).collect();
-        let singles = inventory.tensors.iter().filter(|(name, _)| !grouped.contains(*name));
+        let singles = readable.iter().filter(|(name, _)| !grouped.contains(**name));
         let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor)));
         let mut placed: Vec<Placed> = singles.chain(groups).collect();
         check_agreement(family, &facts, &placed)?;
-        if let Some(base) = request.scheme {
+        let base = request.scheme.or((inventory.kind == SourceKind::BlockFp8).then_some(Scheme::Mxfp8));
+        if let Some(base) = base {
             for Placed { tensor, .. } in &mut placed {
+                if request.scheme.is_none() && !tensor.is_decoded() {
+                    tensor.why = "not quantized in the source";
+                    continue;
+                }
                 let choice = choose(family, &facts, base, tensor);
                 (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
                 tensor.finite = tensor.name.ends_with(".weight");
@@ -150,20 +166,26 @@ impl Plan {
         }
         Ok(Self {
             request,
+            base,
+            kind: inventory.kind,
             family,
             runtime: Runtime::of(&facts, inventory.template.as_deref()),
             normalizations: normalizations(&placed),
             blobs: order::blobs(placed)?,
             sidecars: order::sidecars(inventory.sidecars.clone()),
-            notes: notes(inventory, family, &facts),
+            notes: notes(inventory, request, family, &facts),
             facts,
         })
     }
 }
 
 /// What the user should know about this checkpoint.
-fn notes(inventory: &Inventory, family: &Family, facts: &ModelFacts) -> Vec<String> {
+fn notes(inventory: &Inventory, request: Request, family: &Family, facts: &ModelFacts) -> Vec<String> {
     let mut notes = inventory.notes.clone();
+    if inventory.kind == SourceKind::BlockFp8 {
+        let scheme = request.scheme.unwrap_or(Scheme::Mxfp8);
+        notes.push(format!("The weights are FP8 already: `{scheme}` is a second quantization"));
+    }
     if family.is_generic() {
         let class = facts.architecture.as_deref().unwrap_or("unknown");
         notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
@@ -194,13 +216,13 @@ impl Placed {
 }
 
 impl PlannedTensor {
-    fn copied(name: &str, tensor: &Tensor) -> Self {
-        let length = tensor.dtype.bytes() * tensor.shape.iter().product::<u64>();
+    fn copied(name: &str, tensor: &Readable<'_>) -> Self {
+        let length = tensor.dtype.bytes() * tensor.stored.shape.iter().product::<u64>();
         Self {
             name: name.to_owned(),
             dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            sources: vec![SourceTensor { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.clone() }],
+            shape: tensor.stored.shape.clone(),
+            sources: sources(&[(name, tensor)]),
             segments: vec![Segment { source: 0, offset: 0, length }],
             transform: Transform::Copy,
             scheme: None,
@@ -209,13 +231,23 @@ impl PlannedTensor {
         }
     }
 
+    /// Whether its values are decoded from block-fp8.
+    pub fn is_decoded(&self) -> bool {
+        self.sources.iter().any(|source| source.scales.is_some())
+    }
+
     fn source_names(&self) -> impl Iterator<Item = String> {
         self.sources.iter().map(|source| source.name.clone())
     }
 
-    /// How many bytes are read for it.
+    /// How many bytes of weights are read for it.
     pub fn source_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.length).sum()
+        let stored = |segment: &Segment| {
+            let source = &self.sources[segment.source];
+            let element = if source.scales.is_some() { self.dtype.bytes() } else { source.dtype.bytes() };
+            segment.length / element * source.dtype.bytes()
+        };
+        self.segments.iter().map(stored).sum()
     }
 
     /// Its element type as the kernels know it; `None` for integers and the like.
