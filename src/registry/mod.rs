@@ -200,6 +200,10 @@ impl Refs for Remote {
             let message = format!("The manifest for `{reference}` has another digest, `{}`", target.digest);
             return Err(Error::new(ErrorKind::Usage, message));
         }
+        // The registry would store whatever comes, and under a tag nobody would notice.
+        let mut verifier = Verifier::new(target);
+        verifier.update(manifest)?;
+        verifier.finish()?;
         let name = reference.tag().map_or_else(|| target.digest.to_string(), str::to_owned);
         self.0.put_manifest(&name, &target.media_type, manifest).await
     }
