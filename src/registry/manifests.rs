@@ -1,8 +1,9 @@
 //! Manifests of one repository: small, kept in memory, and exactly the bytes the registry sent. What
-//! it says about them (type, digest) is checked against the bytes.
+//! it says about them (type, digest) is checked against the bytes: a tag promises no digest, and without
+//! that of the registry a bit that flipped on the way would make another manifest.
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::Repository;
@@ -20,21 +21,36 @@ pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json",
 );
 
+/// The digest of the reply's content, of OCI distribution-spec v1.1.1, "Pulling manifests".
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A manifest and what the registry says that it is.
+struct Reply {
+    bytes: Bytes,
+    media_type: Option<MediaType>,
+    /// Without it, or with one of another algorithm, nothing is promised.
+    digest: Option<Digest>,
+}
+
 impl Repository {
     /// The manifest that the tag or digest `name` points at; `None` when there is none.
     pub(super) async fn manifest(&self, name: &str) -> Result<Option<(Descriptor, Bytes)>> {
-        let Some((bytes, media_type)) = self.client.persist(|| self.manifest_reply(name)).await? else {
+        let Some(Reply { bytes, media_type, digest }) = self.client.persist(|| self.manifest_reply(name)).await? else {
             return Ok(None);
         };
-        let media_type = self.media_type(name, &bytes, media_type)?;
-        let descriptor = Descriptor::of(media_type, &bytes);
-        if name.parse::<Digest>().is_ok_and(|pinned| pinned != descriptor.digest) {
-            return Err(self.corrupt(name, &format!("has other bytes, of digest `{}`", descriptor.digest)));
+        let actual = Digest::of(&bytes);
+        if name.parse::<Digest>().is_ok_and(|pinned| pinned != actual) {
+            return Err(self.corrupt(name, &format!("has other bytes, of digest `{actual}`")));
         }
-        Ok(Some((descriptor, bytes)))
+        if let Some(promised) = digest.filter(|promised| *promised != actual) {
+            let message = format!("has other bytes, of digest `{actual}`, than the registry says, `{promised}`");
+            return Err(self.corrupt(name, &message));
+        }
+        let media_type = self.media_type(name, &bytes, media_type)?;
+        Ok(Some((Descriptor::of(media_type, &bytes), bytes)))
     }
 
-    async fn manifest_reply(&self, name: &str) -> Result<Option<(Bytes, Option<MediaType>)>, Failure> {
+    async fn manifest_reply(&self, name: &str) -> Result<Option<Reply>, Failure> {
         let url = self.url(&format!("manifests/{name}")).await?;
         let call = Call::new(Method::GET, url, Access::Pull).header(ACCEPT, ACCEPTED);
         let response = self.client.exchange(&call).await?;
@@ -43,10 +59,11 @@ impl Repository {
             StatusCode::NOT_FOUND => return Ok(None),
             _ => return Err(self.client.refused(&call, response).await),
         }
-        let media_type =
-            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(MediaType::parse);
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let media_type = header(CONTENT_TYPE).map(MediaType::parse);
+        let digest = header(CONTENT_DIGEST).and_then(|digest| digest.parse().ok());
         let bytes = bounded::read(response, MAX_MANIFEST_SIZE, self.client.idle()).await?;
-        Ok(Some((bytes, media_type)))
+        Ok(Some(Reply { bytes, media_type, digest }))
     }
 
     /// What the manifest is: what its bytes say, or, where they do not, what the registry says.
