@@ -1,11 +1,13 @@
 //! The registries that kiln is tested against: a [`Fixture`] in this process, stricter than most real
-//! registries, scriptable with [`Fault`]s and recording what it was asked; and the launchers of a real
-//! one in [`real`]. Nothing here uses kiln, so that a mistake made there is not made again here.
+//! registries, scriptable with [`Fault`]s and recording what it was asked; the launchers of a real one in
+//! [`real`]; and what that answered, in [`golden`]. Nothing here uses kiln, so that a mistake made there is
+//! not made again here.
 
 mod auth;
 mod contents;
 mod fault;
 mod fixture;
+pub mod golden;
 mod incoming;
 pub mod real;
 mod registry;
