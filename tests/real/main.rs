@@ -1,0 +1,19 @@
+//! The second suite: kiln with the programs that its users have. `docker-registry` keeps what kiln pushes,
+//! `skopeo` reads what kiln stores and serves; `registry-fixtures` starts them. A program that is missing
+//! fails the tests that need it: what could not run has not passed.
+//!
+//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils` and `skopeo`.
+
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod credentials;
+mod damage;
+mod differences;
+mod families;
+mod golden;
+mod killed;
+#[path = "../cli/place.rs"]
+#[allow(dead_code, reason = "the tests of the command line use all of it")]
+mod place;
+mod registry;
+mod skopeo;
