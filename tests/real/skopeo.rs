@@ -7,13 +7,14 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use registry_fixtures::digest;
+use registry_fixtures::real::find;
 
 use crate::place::{Place, Run};
 use crate::registry::{Registry, stored_manifest};
 
 /// Runs skopeo with these words.
 fn skopeo(place: &Place, words: &str) -> Run {
-    let mut command = Command::new("skopeo");
+    let mut command = Command::new(find("skopeo", "skopeo").unwrap_or_else(|problem| panic!("{problem}")));
     command
         .args(words.split_whitespace())
         .current_dir(place.path(""))

@@ -232,8 +232,11 @@ fn htpasswd_line(user: &str, password: &str) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|error| format!("`htpasswd` printed no text: {error}"))
 }
 
-/// Where `program` is; the error names the Debian `package` that has it.
-fn find(program: &str, package: &str) -> Result<PathBuf, String> {
+/// Where `program` is.
+///
+/// # Errors
+/// A sentence that names the Debian `package` that has it.
+pub fn find(program: &str, package: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|directory| directory.join(program))
