@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::output::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
-use crate::ops::verify::{self, Finding, Level, Outcome, Verified};
+use crate::ops::verify::{self, Finding, Level, Verified};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -86,18 +86,8 @@ fn object(name: &Reference, verified: &Verified) -> Value {
         "digest": verified.digest,
         "level": verified.level.name(),
         "findings": verified.findings.iter().map(finding).collect::<Vec<_>>(),
-        "notChecked": not_checked(verified).iter().map(|level| level.name()).collect::<Vec<_>>(),
+        "notChecked": verified.not_checked.iter().map(|level| level.name()).collect::<Vec<_>>(),
     })
-}
-
-/// The levels that nothing is known about: those that were not tried, and the one that was in vain.
-fn not_checked(verified: &Verified) -> Vec<Level> {
-    let mut levels = verified.not_checked.clone();
-    if verified.findings.iter().any(|finding| finding.outcome == Outcome::CouldNotCheck) {
-        levels.extend(Level::ALL.into_iter().rfind(|level| !levels.contains(level)));
-        levels.sort_unstable();
-    }
-    levels
 }
 
 /// What a level promises when it holds.
@@ -112,9 +102,8 @@ fn promise(level: Level) -> &'static str {
 
 fn drawn(name: &Reference, verified: &Verified) -> String {
     let mut lines = vec![format!("{name} {}", verified.digest)];
-    let not_checked = not_checked(verified);
-    let checked: Vec<&str> =
-        Level::ALL.iter().filter(|level| !not_checked.contains(level)).map(|level| level.name()).collect();
+    let checked = Level::ALL.iter().filter(|level| !verified.not_checked.contains(level)).map(|level| level.name());
+    let checked: Vec<&str> = checked.collect();
     lines.push(format!("checked: {} ({})", checked.join(", "), count(verified.blobs, "blob")));
     for finding in &verified.findings {
         lines.push(format!("{}: {}", finding.outcome.name(), finding.message));
@@ -123,7 +112,7 @@ fn drawn(name: &Reference, verified: &Verified) -> String {
             lines.extend(value.as_ref().map(|value| format!("  {label}: {value}")));
         }
     }
-    for level in &not_checked {
+    for level in &verified.not_checked {
         lines.push(format!("not checked: {} ({})", level.name(), promise(*level)));
     }
     lines.push(format!("result: {}", verified.outcome().name()));

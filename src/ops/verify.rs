@@ -125,7 +125,8 @@ pub struct Verified {
     pub findings: Vec<Finding>,
     /// How many blobs the model has.
     pub blobs: u64,
-    /// Levels that were not checked, because none asked for them or an earlier one failed.
+    /// Levels that nothing is known about: none asked for them, an earlier one failed, or they could not be
+    /// checked.
     pub not_checked: Vec<Level>,
 }
 
@@ -171,6 +172,9 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
             Level::Tensors => model.tensors()?,
             Level::Rebuild => model.rebuild(options)?,
         };
+        if findings.iter().any(|finding| finding.outcome == Outcome::CouldNotCheck) {
+            verified.not_checked.push(level);
+        }
         verified.findings.extend(findings);
     }
     Ok(verified)
