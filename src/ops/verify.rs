@@ -361,7 +361,8 @@ impl Model<'_> {
 }
 
 fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
-    let message = format!("The blob `{}` of `{}` {damage}", blob.digest, layer_name(blob));
+    let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
+    let message = format!("The blob `{}` of `{whose}` {damage}", blob.digest);
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
 }
 
