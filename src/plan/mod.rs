@@ -186,6 +186,11 @@ fn notes(inventory: &Inventory, request: Request, family: &Family, facts: &Model
         let scheme = request.scheme.unwrap_or(Scheme::Mxfp8);
         notes.push(format!("The weights are FP8 already: `{scheme}` is a second quantization"));
     }
+    if let Some(scheme) =
+        request.scheme.filter(|scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme))
+    {
+        notes.push(format!("Ollama has no scheme `{scheme}` and would misread it"));
+    }
     if family.is_generic() {
         let class = facts.architecture.as_deref().unwrap_or("unknown");
         notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
