@@ -1,17 +1,17 @@
 //! Creating a model: checkpoint, plan, blobs, store, manifest.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
+use super::parallel;
+
 use crate::blobs::{self, Layout, SourceHashes};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::inventory::{Inventory, SourceKind};
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION};
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
-use crate::plan::{Plan, PlannedTensor, Request};
+use crate::plan::{Plan, PlannedBlob, PlannedTensor, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
@@ -60,7 +60,7 @@ pub struct Preview {
 /// Plans without writing.
 ///
 /// # Errors
-/// [`ErrorKind::Input`] for a checkpoint that cannot be imported.
+/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
 pub fn preview(source: &Path, request: Request) -> Result<Preview> {
     let plan = Plan::new(&Inventory::of(&Checkpoint::open(source)?)?, request)?;
     let sizes = plan.blobs.iter().map(|blob| Layout::of(blob).size).collect();
@@ -70,7 +70,7 @@ pub fn preview(source: &Path, request: Request) -> Result<Preview> {
 /// Creates a model in `store`. Either everything is there afterwards, or nothing changed.
 ///
 /// # Errors
-/// [`ErrorKind::Input`] for a checkpoint that cannot be imported, [`ErrorKind::Store`] when the store
+/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported, [`crate::ErrorKind::Store`] when the store
 /// cannot take the result.
 pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
     let checkpoint = Checkpoint::open(&options.source)?;
@@ -150,43 +150,22 @@ fn write_blobs(
     import: &Import<'_>,
     progress: &Progress,
 ) -> Result<Vec<(Descriptor, Vec<SourceHashes>)>> {
-    let mut largest_first: Vec<usize> = (0..plan.blobs.len()).collect();
-    let source_bytes = |index: &usize| plan.blobs[*index].tensors.iter().map(PlannedTensor::source_bytes).sum::<u64>();
-    largest_first.sort_by_key(|index| std::cmp::Reverse(source_bytes(index)));
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let results = Mutex::new(Vec::with_capacity(plan.blobs.len()));
-    let work = || {
-        while let Some(&index) = largest_first.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if failed.load(Ordering::Relaxed) {
-                return;
-            }
-            let blob = &plan.blobs[index];
-            let staged = import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress));
-            match &staged {
-                Ok((descriptor, _)) => progress.report(Event::Blob {
-                    name: blob.name.clone(),
-                    digest: descriptor.digest,
-                    size: descriptor.size,
-                    outcome: "written",
-                }),
-                Err(_) => failed.store(true, Ordering::Relaxed),
-            }
-            if let Ok(mut results) = results.lock() {
-                results.push((index, staged));
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.clamp(1, plan.blobs.len().max(1)) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let mut results =
-        results.into_inner().map_err(|_| Error::new(ErrorKind::Unexpected, "A writer thread panicked"))?;
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, staged)| staged).collect()
+    let mut largest_first: Vec<(usize, &PlannedBlob)> = plan.blobs.iter().enumerate().collect();
+    largest_first
+        .sort_by_key(|(_, blob)| std::cmp::Reverse(blob.tensors.iter().map(PlannedTensor::source_bytes).sum::<u64>()));
+    let mut written = parallel::each(&largest_first, threads, |(index, blob)| {
+        let (descriptor, hashes) =
+            import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress))?;
+        progress.report(Event::Blob {
+            name: blob.name.clone(),
+            digest: descriptor.digest,
+            size: descriptor.size,
+            outcome: "written",
+        });
+        Ok((*index, descriptor, hashes))
+    })?;
+    written.sort_unstable_by_key(|(index, ..)| *index);
+    Ok(written.into_iter().map(|(_, descriptor, hashes)| (descriptor, hashes)).collect())
 }
 
 fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> LockedTensor {

@@ -4,6 +4,7 @@
 pub mod create;
 mod explain;
 pub mod inspect;
+mod parallel;
 pub mod remove;
 pub mod serve;
 pub mod transfer;

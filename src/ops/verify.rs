@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::create;
 use super::explain::{self, Rebuilt};
 use super::inspect::{lock, read_header, require};
+use super::parallel;
 use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +56,7 @@ pub struct Options {
     pub level: Level,
     /// The checkpoint for a rebuild; `None` takes the place the store remembers.
     pub source: Option<PathBuf>,
-    /// How many threads a rebuild uses.
+    /// How many threads hash and re-create.
     pub threads: usize,
 }
 
@@ -160,7 +161,7 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
         Err(error) => return Err(error),
     };
     verified.blobs = 1 + manifest.blobs().count() as u64;
-    let model = Model { store, target: &target, manifest: &manifest, progress };
+    let model = Model { store, target: &target, manifest: &manifest, threads: options.threads, progress };
     for level in Level::ALL {
         if level > options.level || verified.outcome() != Outcome::Ok {
             verified.not_checked.push(level);
@@ -189,6 +190,7 @@ struct Model<'a> {
     store: &'a Store,
     target: &'a Descriptor,
     manifest: &'a Manifest,
+    threads: usize,
     progress: &'a Progress,
 }
 
@@ -211,13 +213,9 @@ impl Model<'_> {
         let blobs: Vec<&Descriptor> = self.manifest.blobs().collect();
         let bytes = blobs.iter().map(|blob| blob.size).sum();
         self.progress.report(Event::Started { task: "verify", blobs: blobs.len() as u64, bytes });
-        let mut findings = Vec::new();
-        for blob in blobs {
-            if let Err(damage) = self.store.check(blob, self.progress)? {
-                findings.push(damaged(blob, damage));
-            }
-        }
-        Ok(findings)
+        let checked = parallel::each(&blobs, self.threads, |blob| self.store.check(blob, self.progress))?;
+        let damage = blobs.iter().zip(checked).filter_map(|(blob, checked)| Some(damaged(blob, checked.err()?)));
+        Ok(damage.collect())
     }
 
     /// Every tensor layer parses, is in canonical form, and holds the arrays that the lock names; the
