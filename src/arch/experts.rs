@@ -8,11 +8,16 @@ pub struct ExpertLayout {
     /// Where sources keep experts: `<home>.<expert>.<projection>.weight` one by one, or
     /// `<home>.<projection>[.weight]` stacked.
     pub homes: &'static [&'static str],
+    /// How sources spell a projection where experts stand one by one; most do as [`Projection::name`], the
+    /// only spelling of stacked ones.
+    pub spelling: fn(Projection) -> &'static str,
+    /// The tensor that chooses among the experts: a layer that has it has experts.
+    pub router: &'static str,
     /// Where the stacked tensors `[experts, out, in]` go: `<target>.<projection>.weight`.
     pub target: &'static str,
     /// The name of the one blob that holds a layer's experts.
     pub blob: &'static str,
-    /// Which tensors are written: gate and up apart, or fused (gate rows first).
+    /// Which tensors are written: gate and up apart, or fused (gate rows first), or no gate at all.
     pub projections: &'static [Projection],
 }
 
@@ -32,7 +37,7 @@ pub enum Projection {
 impl Projection {
     const ALL: [Self; 4] = [Self::Down, Self::Gate, Self::GateUp, Self::Up];
 
-    /// The name every family uses.
+    /// The name under which every family's stacked tensors are written.
     pub fn name(self) -> &'static str {
         match self {
             Self::Down => "down_proj",
@@ -71,15 +76,29 @@ impl ExpertLayout {
         let (layer, rest) = split_layer(name)?;
         self.homes.iter().find_map(|home| {
             let rest = rest.strip_prefix(home)?.strip_prefix('.')?;
-            let (position, projection) = match rest.split_once('.') {
-                Some((number, projection)) if is_number(number) => {
-                    (Position::Expert(number.parse().ok()?), projection.strip_suffix(".weight")?)
+            let (position, spelled) = match rest.split_once('.') {
+                Some((number, spelled)) if is_number(number) => {
+                    (Position::Expert(number.parse().ok()?), spelled.strip_suffix(".weight")?)
                 }
                 _ => (Position::Stacked, rest.strip_suffix(".weight").unwrap_or(rest)),
             };
-            let projection = Projection::ALL.into_iter().find(|known| known.name() == projection)?;
+            let projection = Projection::ALL.into_iter().find(|known| self.spell(*known, position) == spelled)?;
             Some(ExpertTensor { layer, home, projection, position })
         })
+    }
+
+    /// How a source spells `projection`, one by one or stacked.
+    pub fn spell(&self, projection: Projection, position: Position) -> &'static str {
+        match position {
+            Position::Expert(_) => (self.spelling)(projection),
+            Position::Stacked => projection.name(),
+        }
+    }
+
+    /// Whether this family's experts have such a matrix. Those without a gate have no half of one either.
+    pub fn has(&self, projection: Projection) -> bool {
+        let gate = [Projection::Gate, Projection::GateUp];
+        !gate.contains(&projection) || self.projections.iter().any(|written| gate.contains(written))
     }
 
     /// The name under which `projection` of `layer` is written.
@@ -119,6 +138,8 @@ mod tests {
 
     const LAYOUT: ExpertLayout = ExpertLayout {
         homes: &["mlp.experts", "mlp.switch_mlp"],
+        spelling: Projection::name,
+        router: "mlp.gate.weight",
         target: "mlp.switch_mlp",
         blob: "mlp.switch_mlp",
         projections: &[Projection::Down, Projection::Gate, Projection::Up],

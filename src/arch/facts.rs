@@ -1,5 +1,5 @@
 //! What a `config.json` says about a model, read once and tolerantly: a missing key is `None`, and
-//! multimodal checkpoints keep the language model's keys under `text_config`.
+//! multimodal checkpoints keep the language model's keys under `text_config` or `llm_config`.
 
 use serde_json::Value;
 
@@ -38,8 +38,10 @@ pub struct ModelFacts {
 impl ModelFacts {
     /// Reads a `config.json`.
     pub fn of(config: &Value) -> Self {
-        let text = config.get("text_config").filter(|value| value.is_object());
-        let find = |key: &str| config.get(key).or_else(|| text.and_then(|text| text.get(key))).filter(|v| !v.is_null());
+        let part = |key: &str| config.get(key).filter(|value| value.is_object());
+        let (text, llm) = (part("text_config"), part("llm_config"));
+        let places = [Some(config), text, llm];
+        let find = |key: &str| places.into_iter().flatten().find_map(|place| place.get(key)).filter(|v| !v.is_null());
         let number = |keys: &[&str]| keys.iter().find_map(|key| find(key)).and_then(Value::as_u64);
         let string = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         let classes: Vec<String> = config
@@ -52,7 +54,7 @@ impl ModelFacts {
                 .into_iter()
                 .flatten()
                 .collect();
-        let nested_type = string(config.get("llm_config").and_then(|llm| llm.get("model_type")));
+        let nested_type = string(llm.and_then(|llm| llm.get("model_type")));
         Self {
             architecture: classes.first().cloned(),
             layers: number(&["num_hidden_layers"]),

@@ -6,6 +6,7 @@ pub(super) static FAMILY: Family = Family {
     name: "gemma3",
     architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     model_types: &["gemma3", "gemma3_text"],
+    embedding: "embed_tokens.weight",
     experts: None,
     policy: |_| None,
     requires: "0.19.0",

@@ -13,8 +13,11 @@ pub(super) static FAMILY: Family = Family {
         "Gemma4UnifiedForConditionalGeneration",
     ],
     model_types: &["gemma4", "gemma4_text", "gemma4_unified"],
+    embedding: "embed_tokens.weight",
     experts: Some(&ExpertLayout {
         homes: &["experts", "experts.switch_glu", "moe.experts", "moe.switch_mlp", "moe"],
+        spelling: Projection::name,
+        router: "router.proj.weight",
         target: "moe.switch_mlp",
         blob: "moe.switch_mlp",
         projections: &[Projection::Down, Projection::GateUp],

@@ -8,6 +8,7 @@ pub(super) static FAMILY: Family = Family {
     name: "generic",
     architectures: &[],
     model_types: &[],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
     requires: "0.19.0",

@@ -7,6 +7,8 @@ use super::{ExpertLayout, Projection};
 /// Shared with laguna: the blob keeps the name under which the experts are published.
 pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
     homes: &["mlp.experts", "mlp.switch_mlp"],
+    spelling: Projection::name,
+    router: "mlp.gate.weight",
     target: "mlp.switch_mlp",
     blob: "mlp.experts",
     projections: &[Projection::Down, Projection::Gate, Projection::Up],
@@ -16,6 +18,7 @@ pub(super) static FAMILY: Family = Family {
     name: "glm4_moe_lite",
     architectures: &["Glm4MoeLiteForCausalLM", "GLM4MoeLite"],
     model_types: &["glm4_moe_lite"],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
     requires: "0.31.2",

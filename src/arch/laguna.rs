@@ -10,6 +10,7 @@ pub(super) static FAMILY: Family = Family {
     name: "laguna",
     architectures: &["LagunaForCausalLM"],
     model_types: &["laguna"],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: choose,
     requires: "0.23.1",

@@ -2,15 +2,20 @@
 //! says which architectures it covers, how its experts lie on disk, which tensors it quantizes, and
 //! which runtime loads the result. Nothing here reads a file.
 
+mod cohere2_moe;
+mod deepseek_v3;
 mod experts;
 mod facts;
 mod gemma3;
 mod gemma4;
 mod generic;
+mod glimmer;
 mod glm4_moe_lite;
 mod laguna;
 mod llama;
 mod mistral;
+mod mixtral;
+mod nemotron_h;
 mod policy;
 mod qwen3;
 mod qwen3_5;
@@ -33,6 +38,8 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// The values of `model_type` it covers when the class is unknown.
     pub model_types: &'static [&'static str],
+    /// How the name of its token embedding ends.
+    pub embedding: &'static str,
     /// How its routed experts lie on disk; `None` for a dense family.
     pub experts: Option<&'static ExpertLayout>,
     /// Its own quantization rules, asked before the generic ones; `None` leaves the tensor to those.
@@ -42,13 +49,18 @@ pub struct Family {
 }
 
 /// Every family with rules of its own, in alphabetical order.
-pub static FAMILIES: [&Family; 10] = [
+pub static FAMILIES: [&Family; 15] = [
+    &cohere2_moe::FAMILY,
+    &deepseek_v3::FAMILY,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
+    &glimmer::FAMILY,
     &glm4_moe_lite::FAMILY,
     &laguna::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &nemotron_h::FAMILY,
     &qwen3::FAMILY,
     &qwen3_5::FAMILY,
     &qwen3_moe::FAMILY,

@@ -104,12 +104,14 @@ impl Question<'_> {
         if promote { self.eight_bit_or_base(why) } else { self.base_or_keep("base scheme") }
     }
 
+    /// Which of the model's layers the tensor is in, and how many there are, when both are known.
+    pub(super) fn depth(&self) -> Option<(u64, u64)> {
+        layer_number(self.name).zip(self.facts.layers.filter(|&layers| layers > 0))
+    }
+
     /// Whether the tensor's layer is one of those that keep more bits.
     pub(super) fn in_sensitive_layer(&self) -> bool {
-        match (layer_number(self.name), self.facts.layers) {
-            (Some(layer), Some(layers)) => more_bits(layer, layers),
-            _ => false,
-        }
+        self.depth().is_some_and(|(layer, layers)| more_bits(layer, layers))
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) static FAMILY: Family = Family {
         "Qwen3_5MoeForConditionalGeneration",
     ],
     model_types: &["qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: keep_gates,
     requires: "0.23.1",

@@ -6,6 +6,8 @@ use super::{ExpertLayout, Projection};
 /// Shared by the Qwen families.
 pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
     homes: &["mlp.experts", "mlp.switch_mlp"],
+    spelling: Projection::name,
+    router: "mlp.gate.weight",
     target: "mlp.switch_mlp",
     blob: "mlp.switch_mlp",
     projections: &[Projection::Down, Projection::Gate, Projection::Up],
@@ -15,6 +17,7 @@ pub(super) static FAMILY: Family = Family {
     name: "qwen3_moe",
     architectures: &["Qwen3MoeForCausalLM"],
     model_types: &["qwen3_moe"],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
     requires: "0.19.0",

@@ -13,6 +13,7 @@ pub(super) static FAMILY: Family = Family {
         "Qwen3NextMoeForConditionalGeneration",
     ],
     model_types: &["qwen3_next"],
+    embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: keep_gates,
     requires: "0.23.1",

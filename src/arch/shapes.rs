@@ -26,11 +26,11 @@ impl Family {
         if self.is_generic() {
             return found;
         }
-        if !tensors.keys().any(|name| name.ends_with("embed_tokens.weight")) {
-            found.push("There is no tensor `embed_tokens.weight`".to_owned());
+        if !tensors.keys().any(|name| name.ends_with(self.embedding)) {
+            found.push(format!("There is no tensor `{}`", self.embedding));
         }
         for (name, shape) in &tensors {
-            found.extend(expected_sizes(facts, name).into_iter().filter_map(|(key, axis_from_end, size)| {
+            found.extend(self.expected_sizes(facts, name).into_iter().filter_map(|(key, axis_from_end, size)| {
                 let axis = shape.len().checked_sub(axis_from_end)?;
                 (shape[axis] != size).then(|| {
                     format!("The config's `{key}` is {size}, but `{}` has the shape {shape:?}", name.escape_debug())
@@ -38,6 +38,41 @@ impl Family {
             }));
         }
         found
+    }
+
+    /// Which config key fixes which axis (counted from the last) of a tensor.
+    fn expected_sizes(&self, facts: &ModelFacts, name: &str) -> Vec<(&'static str, usize, u64)> {
+        let hidden = facts.hidden.map(|size| ("hidden_size", size));
+        let vocabulary = facts.vocabulary.map(|size| ("vocab_size", size));
+        let width = facts.expert_width.map(|size| ("moe_intermediate_size", size));
+        let both = width.map(|(key, size)| (key, 2 * size));
+        let top_level = !name.contains("visual") && !name.contains("vision") && !name.contains("audio");
+        let rows_and_columns = match text_layer(name).map(|(_, rest)| rest) {
+            None if top_level && (name.ends_with(self.embedding) || name.ends_with("lm_head.weight")) => {
+                [vocabulary, hidden]
+            }
+            Some("input_layernorm.weight" | "post_attention_layernorm.weight" | "norm.weight") => [None, hidden],
+            Some("self_attn.q_proj.weight" | "self_attn.k_proj.weight" | "self_attn.v_proj.weight") => [None, hidden],
+            Some("self_attn.o_proj.weight" | "mlp.down_proj.weight") => [hidden, None],
+            Some("mlp.gate_proj.weight" | "mlp.up_proj.weight" | "mlp.gate.weight") => [None, hidden],
+            Some("mixer.q_proj.weight" | "mixer.k_proj.weight" | "mixer.v_proj.weight") => [None, hidden],
+            Some("mixer.in_proj.weight" | "mixer.up_proj.weight" | "mixer.gate.weight") => [None, hidden],
+            Some("mixer.o_proj.weight" | "mixer.out_proj.weight" | "mixer.down_proj.weight") => [hidden, None],
+            Some("mlp.switch_mlp.gate_proj.weight" | "mlp.switch_mlp.up_proj.weight") => [width, hidden],
+            Some("moe.switch_mlp.gate_up_proj.weight") => [both, hidden],
+            Some("block_sparse_moe.gate.weight") => [None, hidden],
+            Some("block_sparse_moe.switch_mlp.gate_proj.weight" | "block_sparse_moe.switch_mlp.up_proj.weight") => {
+                [None, hidden]
+            }
+            Some("block_sparse_moe.switch_mlp.down_proj.weight") => [hidden, None],
+            // Where there is a latent size, experts work on that instead of the hidden one.
+            Some("mixer.experts.up_proj.weight") => [width, None],
+            Some("mixer.experts.down_proj.weight") => [None, width],
+            Some("mlp.switch_mlp.down_proj.weight" | "moe.switch_mlp.down_proj.weight") => [hidden, width],
+            _ => [None, None],
+        };
+        let axes = [2, 1].into_iter().zip(rows_and_columns);
+        axes.filter_map(|(axis, size)| size.map(|(key, size)| (key, axis, size))).collect()
     }
 }
 
@@ -48,28 +83,4 @@ fn text_layer(name: &str) -> Option<(u64, &str)> {
     let foreign = ["mtp.", "vision", "visual", "audio", "encoder."].iter().any(|part| layer.contains(part));
     let number = layer.rsplit('.').next()?.parse().ok()?;
     (!foreign).then_some((number, rest))
-}
-
-/// Which config key fixes which axis (counted from the last) of a tensor.
-fn expected_sizes(facts: &ModelFacts, name: &str) -> Vec<(&'static str, usize, u64)> {
-    let hidden = facts.hidden.map(|size| ("hidden_size", size));
-    let vocabulary = facts.vocabulary.map(|size| ("vocab_size", size));
-    let width = facts.expert_width.map(|size| ("moe_intermediate_size", size));
-    let both = width.map(|(key, size)| (key, 2 * size));
-    let top_level = !name.contains("visual") && !name.contains("vision") && !name.contains("audio");
-    let rows_and_columns = match text_layer(name).map(|(_, rest)| rest) {
-        None if top_level && (name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight")) => {
-            [vocabulary, hidden]
-        }
-        Some("input_layernorm.weight" | "post_attention_layernorm.weight") => [None, hidden],
-        Some("self_attn.q_proj.weight" | "self_attn.k_proj.weight" | "self_attn.v_proj.weight") => [None, hidden],
-        Some("self_attn.o_proj.weight" | "mlp.down_proj.weight") => [hidden, None],
-        Some("mlp.gate_proj.weight" | "mlp.up_proj.weight" | "mlp.gate.weight") => [None, hidden],
-        Some("mlp.switch_mlp.gate_proj.weight" | "mlp.switch_mlp.up_proj.weight") => [width, hidden],
-        Some("moe.switch_mlp.gate_up_proj.weight") => [both, hidden],
-        Some("mlp.switch_mlp.down_proj.weight" | "moe.switch_mlp.down_proj.weight") => [hidden, width],
-        _ => [None, None],
-    };
-    let axes = [2, 1].into_iter().zip(rows_and_columns);
-    axes.filter_map(|(axis, size)| size.map(|(key, size)| (key, axis, size))).collect()
 }

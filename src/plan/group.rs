@@ -25,12 +25,17 @@ pub(super) fn expert_groups(
         if family.is_generic() && expert.position == Position::Stacked {
             continue;
         }
+        if !layout.has(expert.projection) {
+            return Err(Error::input(format!("Experts of `{}` have no gate, but there is `{name}`", family.name)));
+        }
         let found = layers.entry(expert.layer).or_default();
         if let Some((other, _)) = found.insert((expert.projection, expert.position), (name, tensor)) {
             return Err(twice(expert.layer, other, name));
         }
     }
-    check_routers(tensors, &layers, family)?;
+    if !family.is_generic() {
+        check_routers(tensors, &layers, layout)?;
+    }
     let mut placed = Vec::new();
     for (layer, found) in layers {
         let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)? };
@@ -55,15 +60,9 @@ fn twice(layer: &str, one: &str, other: &str) -> Error {
 fn check_routers(
     tensors: &BTreeMap<&str, Readable<'_>>,
     layers: &BTreeMap<&str, Found<'_>>,
-    family: &Family,
+    layout: &ExpertLayout,
 ) -> Result<()> {
-    if family.is_generic() {
-        return Ok(());
-    }
-    let routers = tensors
-        .keys()
-        .filter_map(|name| name.strip_suffix(".mlp.gate.weight").or_else(|| name.strip_suffix(".router.proj.weight")));
-    for layer in routers {
+    for layer in tensors.keys().filter_map(|name| name.strip_suffix(layout.router)?.strip_suffix('.')) {
         if !layers.contains_key(layer) {
             return Err(Error::input(format!("`{layer}` has a router, but no experts")));
         }
@@ -144,7 +143,8 @@ impl Group<'_> {
     }
 
     fn missing(&self, projection: Projection, expert: Option<u64>) -> Error {
-        let (layer, name) = (self.layer, projection.name());
+        let position = self.found.keys().next().map_or(Position::Stacked, |(_, position)| *position);
+        let (layer, name) = (self.layer, self.layout.spell(projection, position));
         let expert = expert.map(|number| format!(" of expert {number}")).unwrap_or_default();
         Error::input(format!("The `{name}`{expert} of `{layer}` is missing"))
     }
