@@ -140,31 +140,41 @@ fn threads_shards_names_and_places_do_not_show() {
     }
 }
 
+const MIXTRAL: &str = "model.layers.0.block_sparse_moe.experts";
+
 #[test]
 fn experts_are_stacked_in_numeric_order() {
-    let name = "qwen3-moe-12e-bf16";
-    let fresh = Fresh::new();
-    fresh.create(&checkpoint(name), "none", 2).unwrap();
-    let blob = fresh.blob("model.layers.0.mlp.switch_mlp");
-    let stacked = SafeTensors::deserialize(&blob).unwrap();
-    let up = stacked.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
-    assert_eq!(up.shape()[0], 12);
-    let length = up.data().len() / 12;
-    let mut compared = 0;
-    for file in fs::read_dir(checkpoint(name)).unwrap().map(|entry| entry.unwrap().path()) {
-        if file.extension().is_none_or(|ending| ending != "safetensors") {
-            continue;
-        }
-        let bytes = fs::read(&file).unwrap();
-        let shard = SafeTensors::deserialize(&bytes).unwrap();
-        for expert in 0..12 {
-            if let Ok(source) = shard.tensor(&format!("model.layers.0.mlp.experts.{expert}.up_proj.weight")) {
-                assert_eq!(source.data(), &up.data()[expert * length..][..length], "expert {expert}");
-                compared += 1;
+    // The checkpoint, its number of experts, where they are, the blob, and the projection in both spellings.
+    for (name, experts, home, blob, [source, stacked]) in [
+        ("qwen3-moe-12e-bf16", 12, "model.layers.0.mlp.experts", "model.layers.0.mlp.switch_mlp", ["up_proj"; 2]),
+        ("nemotron-h-bf16", 4, "backbone.layers.1.mixer.experts", "backbone.layers.1.mixer.experts", ["down_proj"; 2]),
+        ("mixtral-bf16", 4, MIXTRAL, "model.layers.0.block_sparse_moe.switch_mlp", ["w1", "gate_proj"]),
+        ("mixtral-bf16", 4, MIXTRAL, "model.layers.0.block_sparse_moe.switch_mlp", ["w2", "down_proj"]),
+        ("mixtral-bf16", 4, MIXTRAL, "model.layers.0.block_sparse_moe.switch_mlp", ["w3", "up_proj"]),
+    ] {
+        let fresh = Fresh::new();
+        fresh.create(&checkpoint(name), "none", 2).unwrap();
+        let bytes = fresh.blob(blob);
+        let blob_tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let stack = blob_tensors.tensor(&format!("{blob}.{stacked}.weight")).unwrap();
+        assert_eq!(stack.shape()[0], experts);
+        let length = stack.data().len() / experts;
+        let mut compared = 0;
+        for file in fs::read_dir(checkpoint(name)).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_none_or(|ending| ending != "safetensors") {
+                continue;
+            }
+            let bytes = fs::read(&file).unwrap();
+            let shard = SafeTensors::deserialize(&bytes).unwrap();
+            for expert in 0..experts {
+                if let Ok(matrix) = shard.tensor(&format!("{home}.{expert}.{source}.weight")) {
+                    assert_eq!(matrix.data(), &stack.data()[expert * length..][..length], "{name}: expert {expert}");
+                    compared += 1;
+                }
             }
         }
+        assert_eq!(compared, experts, "{name} {source}");
     }
-    assert_eq!(compared, 12);
 }
 
 #[test]

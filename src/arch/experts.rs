@@ -95,7 +95,7 @@ impl ExpertLayout {
         }
     }
 
-    /// Whether this family's experts have such a matrix. Those without a gate have no half of one either.
+    /// Whether this family's experts have such a matrix: all have down and up, not all a gate.
     pub fn has(&self, projection: Projection) -> bool {
         let gate = [Projection::Gate, Projection::GateUp];
         !gate.contains(&projection) || self.projections.iter().any(|written| gate.contains(written))

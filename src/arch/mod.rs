@@ -32,7 +32,7 @@ pub use runtime::Runtime;
 /// One model family.
 #[derive(Debug)]
 pub struct Family {
-    /// The family's name, as `model_type` spells it.
+    /// The family's name, as `model_type` or the runtime spells it.
     pub name: &'static str,
     /// The classes of `architectures[0]` it covers.
     pub architectures: &'static [&'static str],

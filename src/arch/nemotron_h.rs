@@ -140,6 +140,30 @@ mod tests {
     }
 
     #[test]
+    fn towers_prediction_layers_and_latent_experts_contradict_nothing() {
+        let facts = ModelFacts {
+            layers: Some(1),
+            hidden: Some(64),
+            vocabulary: Some(320),
+            expert_width: Some(48),
+            ..ModelFacts::default()
+        };
+        let contradictions = |embedding: &[u64], up: &[u64]| {
+            let tensors: [(&str, &[u64]); 5] = [
+                ("language_model.backbone.embeddings.weight", embedding),
+                ("language_model.backbone.layers.0.norm.weight", &[64]),
+                ("language_model.backbone.layers.0.mixer.experts.up_proj.weight", up),
+                ("mtp.layers.0.norm.weight", &[32]),
+                ("sound_encoder.encoder.layers.7.norm.weight", &[32]),
+            ];
+            FAMILY.contradictions(&facts, tensors.into_iter())
+        };
+        assert_eq!(contradictions(&[320, 64], &[4, 48, 32]), [] as [&str; 0]);
+        assert_eq!(contradictions(&[320, 32], &[4, 48, 32]).len(), 1);
+        assert_eq!(contradictions(&[320, 64], &[4, 40, 32]).len(), 1);
+    }
+
+    #[test]
     fn experts_have_no_gate() {
         let layout = FAMILY.experts.unwrap();
         let has = [Projection::Down, Projection::Up, Projection::Gate, Projection::GateUp].map(|p| layout.has(p));
