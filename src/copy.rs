@@ -1,6 +1,7 @@
 //! The one transfer: a model from one place to another. Blobs first, several at once, those that are
 //! there already skipped; the tag last, so that nobody ever sees a model whose blobs are missing.
-//! Push, pull and mirror are calls to [`copy`]; whoever keeps the bytes hashes them on the way in.
+//! Push, pull and mirror are calls to [`copy`]; whoever keeps the bytes hashes them on the way in. A push
+//! reads what it skips, too: no model is published from a store that has rotted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::progress::{Event, Progress};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
 
 /// Which way a copy goes, for those who watch it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +45,9 @@ pub struct CopyReport {
 /// Copies the model `from` in `source` to `to` in `destination`, at most `concurrency` blobs at once.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when the source lacks the model or one of its blobs; [`ErrorKind::Corrupt`]
-/// when the bytes are not those of their digest, in which case the destination keeps none of them;
+/// [`ErrorKind::NotFound`] when the source lacks the model, or a registry one of its blobs;
+/// [`ErrorKind::Corrupt`] when the bytes are not those of their digest, in which case the destination keeps
+/// none of them, or when the store lacks a blob;
 /// [`ErrorKind::Usage`] when `to` is pinned to another digest; else what the two places say.
 pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
     direction: Direction,
@@ -172,11 +174,7 @@ impl<S: Fetch, D: Push> Transfer<'_, S, D> {
     }
 
     async fn blob(&self, blob: &Blob) -> Result<Pushed> {
-        if self.destination.exists(&blob.descriptor).await? {
-            return Ok(Pushed::AlreadyPresent);
-        }
-        let body = SourceBody { source: self.source, from: self.from, blob };
-        self.destination.push(&blob.descriptor, &body).await.map_err(|error| match error.kind() {
+        self.brought(blob).await.map_err(|error| match error.kind() {
             ErrorKind::Corrupt => {
                 let message = format!("`{}` of `{}` is not what its manifest promises", blob.name(), self.from);
                 Error::new(ErrorKind::Corrupt, message).caused_by(error)
@@ -184,6 +182,29 @@ impl<S: Fetch, D: Push> Transfer<'_, S, D> {
             _ => error,
         })
     }
+
+    async fn brought(&self, blob: &Blob) -> Result<Pushed> {
+        let body = SourceBody { source: self.source, from: self.from, blob, missing: self.direction.missing() };
+        let pushed = match self.destination.exists(&blob.descriptor).await? {
+            true => Pushed::AlreadyPresent,
+            false => self.destination.push(&blob.descriptor, &body).await?,
+        };
+        // What rotted here is found by every push, also when the other side has a sound copy.
+        if pushed != Pushed::Stored && self.direction == Direction::Push {
+            read_to_end(&blob.descriptor, &body).await?;
+        }
+        Ok(pushed)
+    }
+}
+
+/// Reads all of a blob that is not sent, and checks that it has the bytes its digest promises.
+async fn read_to_end(target: &Descriptor, body: &dyn Body) -> Result<()> {
+    let mut verifier = Verifier::new(target);
+    let mut chunks = body.open(0).await?;
+    while let Some(chunk) = chunks.try_next().await? {
+        verifier.update(&chunk)?;
+    }
+    verifier.finish()
 }
 
 /// A blob of the source, as the body of a push: it opens again at any offset.
@@ -191,6 +212,8 @@ struct SourceBody<'a, S> {
     source: &'a S,
     from: &'a Reference,
     blob: &'a Blob,
+    /// What it means when it is not there.
+    missing: ErrorKind,
 }
 
 impl<S: Fetch> Body for SourceBody<'_, S> {
@@ -199,7 +222,7 @@ impl<S: Fetch> Body for SourceBody<'_, S> {
             let chunks = self.source.fetch(&self.blob.descriptor, from).await?;
             let chunks = chunks.ok_or_else(|| {
                 let message = format!("`{}` of `{}` is missing", self.blob.name(), self.from);
-                Error::new(ErrorKind::NotFound, message)
+                Error::new(self.missing, message)
             })?;
             let (gauge, mut position) = (Arc::clone(&self.blob.gauge), from);
             Ok(Box::pin(chunks.inspect_ok(move |chunk| {
@@ -216,6 +239,14 @@ impl Direction {
             Self::Push => "push",
             Self::Pull => "pull",
             Self::Mirror => "copy",
+        }
+    }
+
+    /// A store without a blob of its own model is damaged; a registry may never have had it.
+    fn missing(self) -> ErrorKind {
+        match self {
+            Self::Push => ErrorKind::Corrupt,
+            Self::Pull | Self::Mirror => ErrorKind::NotFound,
         }
     }
 
@@ -253,7 +284,6 @@ mod tests {
 
     use super::*;
     use crate::oci::MediaType;
-    use crate::storage::Verifier;
 
     /// A place in memory that keeps a diary. `hollow` digests are claimed to be there and are not.
     #[derive(Default)]
@@ -431,8 +461,8 @@ mod tests {
             ),
             (
                 |place| drop(place.blobs.lock().unwrap().remove(&Digest::of(b"three"))),
-                ErrorKind::NotFound,
-                "of `a:latest` is missing",
+                ErrorKind::Corrupt,
+                "of `a:latest` is not what its manifest promises",
             ),
             (|place| place.names.lock().unwrap().clear(), ErrorKind::NotFound, "There is no model `a:latest`"),
             (
@@ -461,6 +491,18 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
             assert!(destination.names.lock().unwrap().is_empty());
             assert!(!destination.blobs.lock().unwrap().contains_key(&Digest::of(b"three")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_push_finds_what_is_damaged_though_the_other_side_has_it() {
+        for damaged in ["thrEe", "thre", "threee"] {
+            let ((source, _), destination) = (source(), Place::default());
+            push(&source, &destination, "b", &Progress::silent()).await.unwrap();
+            source.blobs.lock().unwrap().insert(Digest::of(b"three"), damaged.into());
+            let error = push(&source, &destination, "c", &Progress::silent()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(!destination.names.lock().unwrap().contains_key("c:latest"));
         }
     }
 

@@ -24,12 +24,12 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// Pushes the stored model `name` to `to`. Blobs that are there already are not sent; the manifest goes
-/// last.
+/// Pushes the stored model `name` to `to`. Blobs that are there already are checked and not sent; the manifest
+/// goes last.
 ///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] when there is no such model, [`crate::ErrorKind::Corrupt`] when a stored
-/// blob is damaged, [`crate::ErrorKind::Unauthorized`] and [`crate::ErrorKind::Registry`] for the other side.
+/// blob is damaged or missing, [`crate::ErrorKind::Unauthorized`] and [`crate::ErrorKind::Registry`] for the other side.
 pub async fn push(
     store: &Store,
     name: &Reference,
