@@ -235,6 +235,14 @@ fn another_source_is_told_apart_from_a_failed_reproduction() {
 }
 
 #[test]
+fn a_tensor_that_the_source_lacks_is_named() {
+    let finding = Kiln::holding(&checkpoint("llama-f16"), Some("int4")).first_difference(&checkpoint("llama-f32"));
+    assert_eq!(finding.layer.as_deref(), Some("lm_head.weight"));
+    assert_eq!(finding.tensor.as_deref(), Some("lm_head.weight"));
+    assert_eq!(finding.cause.as_deref(), Some("the source lacks this tensor"));
+}
+
+#[test]
 fn another_sidecar_is_named() {
     let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
     let changed = TempDir::new().unwrap();

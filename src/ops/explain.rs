@@ -38,7 +38,13 @@ pub(super) fn differences(ours: &Rebuilt<'_>, again: &Rebuilt<'_>) -> Result<Vec
     for layer in &ours.manifest.layers {
         let name = layer_name(layer);
         let Some(theirs) = their_layers.get(&name) else {
-            findings.push(Finding::new(Outcome::NotReproduced, format!("The re-creation has no layer `{name}`")));
+            let tensor = our_tensors.values().find(|tensor| tensor.layer == name);
+            findings.push(Finding {
+                layer: Some(name.clone()),
+                tensor: tensor.map(|tensor| tensor.name.clone()),
+                cause: Some(format!("the source lacks this {}", if tensor.is_some() { "tensor" } else { "file" })),
+                ..Finding::new(Outcome::NotReproduced, format!("The re-creation has no layer `{name}`"))
+            });
             continue;
         };
         if theirs.digest == layer.digest || Content::of(layer) == Content::Lock {
