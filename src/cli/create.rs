@@ -74,6 +74,8 @@ impl Create {
                     dialect: self.dialect,
                     threads: session.settings.threads,
                 };
+                // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
+                create::preview(&options.source, request)?;
                 create::create(&session.open_store()?, &options, progress)
             })
             .await?;

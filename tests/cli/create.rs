@@ -232,6 +232,7 @@ fn what_is_no_checkpoint_is_bad_input() {
 
     hint: Download it from the same revision as the weights
     ");
+    assert!(!place.path("store").exists(), "a store was made for nothing");
 }
 
 #[test]
