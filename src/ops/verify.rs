@@ -15,7 +15,7 @@ use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::plan::{Part, Plan, PlannedTensor, Request, Transform};
 use crate::progress::{Event, Progress};
-use crate::quant::NUMERICS;
+use crate::quant::{NUMERICS, Scheme};
 use crate::source::{Checkpoint, parse_config};
 use crate::store::{Damage, Store};
 
@@ -234,6 +234,9 @@ impl Model<'_> {
             )]);
         };
         let mut findings = Vec::new();
+        if let Err(cause) = requested(&lock) {
+            findings.push(corrupt(&cause));
+        }
         let layers = || self.manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors);
         for layer in layers() {
             let name = layer_name(layer);
@@ -300,8 +303,10 @@ impl Model<'_> {
         let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == "config.json") else {
             return Ok(vec![Finding::new(Outcome::Corrupt, "The model has no `config.json`")]);
         };
-        let config = parse_config(&self.store.read_blob(layer)?)
-            .map_err(|cause| Error::new(ErrorKind::Corrupt, "`config.json` is not JSON").caused_by(cause))?;
+        let config = match parse_config(&self.store.read_blob(layer)?) {
+            Ok(config) if config.is_object() => config,
+            _ => return Ok(vec![Finding::new(Outcome::Corrupt, "`config.json` is not a JSON object").in_layer(layer)]),
+        };
         let facts = ModelFacts::of(&config);
         let shapes = lock.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape));
         let contradictions = Family::of(&facts).contradictions(&facts, shapes);
@@ -327,7 +332,7 @@ impl Model<'_> {
         let Some(source) = options.source.clone().or_else(remembered) else {
             return unchecked("The source is not known here: name it with `--source DIR`".to_owned());
         };
-        let scheme = lock.scheme.as_deref().map(str::parse).transpose()?;
+        let scheme = requested(&lock)?;
         let prepared = Checkpoint::open(&source).and_then(|checkpoint| {
             let plan = Plan::new(&Inventory::of(&checkpoint)?, Request { scheme })?;
             Ok((checkpoint, plan))
@@ -364,12 +369,25 @@ fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
 }
 
+/// The scheme that was asked for.
+fn requested(lock: &Lock) -> Result<Option<Scheme>> {
+    let parsed = lock.scheme.as_deref().map(str::parse).transpose();
+    parsed.map_err(|cause: Error| {
+        Error::new(ErrorKind::Corrupt, "`kiln.lock` names a scheme that cannot be").caused_by(cause)
+    })
+}
+
 /// The layer that these locked tensors describe, as a plan would have it.
 fn planned(locked: &[&LockedTensor]) -> Result<crate::plan::PlannedBlob> {
     let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
     let tensors = locked.iter().map(|tensor| {
         let dtype: Dtype = tensor.dtype.parse()?;
-        let scheme: Option<crate::quant::Scheme> = tensor.scheme.as_deref().map(str::parse).transpose()?;
+        let scheme: Option<Scheme> = tensor.scheme.as_deref().map(str::parse).transpose()?;
+        // No element takes more than 64 bits: what can be counted here can be counted everywhere.
+        let bits = tensor.shape.iter().try_fold(64, |bits: u64, dimension| bits.checked_mul((*dimension).max(1)));
+        if bits.is_none() {
+            return Err(corrupt(format!("The shape of `{}` is larger than can be counted", tensor.name)));
+        }
         let columns = tensor.shape.last().copied().unwrap_or(0);
         if scheme.is_some_and(|scheme| columns % scheme.group_size() as u64 != 0) {
             return Err(corrupt(format!("The lock quantizes `{}` in groups that do not fit its rows", tensor.name)));
