@@ -26,9 +26,9 @@ const SNAPSHOT: &str = "cache-dangling/models--acme--tiny-llama/snapshots/23a1a6
 
 #[rustfmt::skip]
 const TABLE: &[(&str, Verdict)] = &[
-    ("adapter-only", Refused(&["only a LoRA adapter without", "`adapter_model.safetensors`", "Merge the adapter"])),
+    ("adapter-only", Refused(&["only a LoRA adapter without", "`adapter_model.safetensors`", "merge the adapter"])),
     ("both-mono-and-shards", Noted(12, "`model.safetensors` is not used")),
-    ("cache-dangling", Refused(&["model-00002-of-00003.safetensors`", "symbolic link to a file that is not there", "Finish the download"])),
+    ("cache-dangling", Refused(&["model-00002-of-00003.safetensors`", "symbolic link to a file that is not there", "finish the download"])),
     ("cache-dangling/models--acme--tiny-llama", Refused(&["model-00002-of-00003.safetensors`", "not there"])),
     (SNAPSHOT, Refused(&["model-00002-of-00003.safetensors`", "not there"])),
     ("config-bom", Read(12)),
@@ -71,7 +71,7 @@ const TABLE: &[(&str, Verdict)] = &[
     ("no-config", Refused(&["config.json` is missing", "same revision"])),
     ("odd-tensor-names", Refused(&["`model.safetensors`", "a tensor has an empty name"])),
     ("overlapping-offsets", Refused(&["`model.safetensors`", "`model.layers.0.input_layernorm.weight` overlaps"])),
-    ("pytorch-bin-only", Refused(&["only a pickle", "`pytorch_model.bin`", "Convert it to safetensors"])),
+    ("pytorch-bin-only", Refused(&["only a pickle", "`pytorch_model.bin`", "convert it to safetensors"])),
     ("scalar-and-int-tensors", Read(16)),
     ("shards-without-index", Read(12)),
     ("symlink-loop", Refused(&["model.safetensors` is a symbolic link that leads back to itself"])),

@@ -114,7 +114,7 @@ pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) ->
                 quoted(name),
                 tensor.dtype
             ))
-            .hint("Use the checkpoint in BF16, or in FP8 of the dtype F8_E4M3"));
+            .hint("use the checkpoint in BF16, or in FP8 of the dtype F8_E4M3"));
         }
     }
     if let Some(by) = tensors.iter().find_map(|(name, tensor)| packer(claim, tensors, name, tensor)) {
@@ -129,7 +129,7 @@ pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) ->
                 quoted(name),
                 quoted(&scales[0])
             ))
-            .hint("Download the checkpoint again, and compare its files"));
+            .hint("download the checkpoint again, and compare its files"));
         };
         if !scale.dtype.is_float() && scale.dtype != Dtype::F8E8M0 {
             return Err(Error::input(format!("Scale {} has the dtype {}", quoted(scale_name), scale.dtype)));

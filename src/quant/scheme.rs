@@ -129,7 +129,7 @@ impl FromStr for Scheme {
         };
         scheme.ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("There is no quantization scheme `{}`", text.escape_debug()))
-                .hint("Use int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}")
+                .hint("use int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}")
         })
     }
 }

@@ -22,37 +22,37 @@ const INSTEAD: [Instead; 7] = [
     (
         |name| name.starts_with("adapter_") && is_weights(name),
         "a LoRA adapter without the model it adapts",
-        "Merge the adapter into its base model first",
+        "merge the adapter into its base model first",
     ),
     (
         |name| name.starts_with("consolidated") && is_weights(name),
         "weights in Mistral's own naming",
-        "Use the checkpoint that has `model*.safetensors`",
+        "use the checkpoint that has `model*.safetensors`",
     ),
     (
         |name| name == "model_index.json",
         "the description of a diffusion pipeline",
-        "Name the folder of one of its models",
+        "name the folder of one of its models",
     ),
     (
         is_weights,
         "weights that are not called `model*.safetensors`",
-        "Add the index of the shards, or name the weights `model.safetensors`",
+        "add the index of the shards, or name the weights `model.safetensors`",
     ),
     (
         |name| ends_with(name, &[".gguf"]),
         "a GGUF file",
-        "Use the original safetensors checkpoint: a GGUF file is quantized already",
+        "use the original safetensors checkpoint: a GGUF file is quantized already",
     ),
     (
         |name| ends_with(name, &[".bin", ".pt", ".pth", ".ckpt", ".pkl"]),
         "a pickle, which runs code when it is read",
-        "Convert it to safetensors first, or use a revision that has them",
+        "convert it to safetensors first, or use a revision that has them",
     ),
     (
         |name| ends_with(name, &[".h5", ".msgpack", ".onnx", ".npz", ".tflite"]),
         "weights of another framework",
-        "Use a revision of the model that has safetensors",
+        "use a revision of the model that has safetensors",
     ),
 ];
 
@@ -108,7 +108,7 @@ impl Listing {
         if weights.len() > 1 && weights.contains(&SINGLE) {
             let other = weights.iter().find(|name| **name != SINGLE).copied().unwrap_or_default();
             return Err(Error::input(format!("Both `{SINGLE}` and {} are there, and no index", quoted(other)))
-                .hint("Remove the one that does not belong to the checkpoint, or add its index"));
+                .hint("remove the one that does not belong to the checkpoint, or add its index"));
         }
         let numbers: Vec<_> = weights.iter().filter_map(|name| number(name)).collect();
         let Some((_, total)) = numbers.first().copied() else { return Ok(weights) };
@@ -126,7 +126,7 @@ impl Listing {
             let missing = (1..).zip(&there).find(|(expected, number)| expected != *number);
             let missing = missing.map_or(there.len() as u64 + 1, |(expected, _)| expected);
             return Err(Error::input(format!("Shard {missing} of {total} is missing"))
-                .hint("Finish the download: all shards must be there"));
+                .hint("finish the download: all shards must be there"));
         }
         Ok(weights)
     }
@@ -140,7 +140,7 @@ impl Listing {
             }
         }
         Error::input(format!("`{root}` has no `model*.safetensors`"))
-            .hint("Name the directory that has the weights and `config.json`")
+            .hint("name the directory that has the weights and `config.json`")
     }
 
     /// The files that are kept as they are.
@@ -187,7 +187,7 @@ pub(super) fn resolve(root: &Path) -> Result<PathBuf> {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => {
             return Err(Error::input(format!("`{shown}` is a file, not the directory of a checkpoint"))
-                .hint("Name the directory that holds `config.json` and the weights"));
+                .hint("name the directory that holds `config.json` and the weights"));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::new(ErrorKind::NotFound, format!("There is no checkpoint at `{shown}`")).caused_by(e));
@@ -205,7 +205,7 @@ pub(super) fn resolve(root: &Path) -> Result<PathBuf> {
         [] => Ok(root.to_owned()),
         [entry] => snapshot(&root.join(entry)),
         [first, ..] => Err(Error::input(format!("`{shown}` is a cache of several models"))
-            .hint(format!("Name one of them, as `{}`", root.join(first).display()))),
+            .hint(format!("name one of them, as `{}`", root.join(first).display()))),
     }
 }
 
@@ -236,7 +236,7 @@ fn snapshot(entry: &Path) -> Result<PathBuf> {
         let snapshot = snapshots.join(revision);
         if !snapshot.is_dir() {
             return Err(Error::input(format!("The cache entry `{shown}` does not hold the revision `{revision}`"))
-                .hint("Finish the download: `hf download` completes a cache entry"));
+                .hint("finish the download: `hf download` completes a cache entry"));
         }
         return Ok(snapshot);
     }
@@ -245,7 +245,7 @@ fn snapshot(entry: &Path) -> Result<PathBuf> {
         [] => Err(Error::input(format!("The cache entry `{shown}` holds no revision"))),
         [only] => Ok(snapshots.join(only)),
         [first, ..] => Err(Error::input(format!("The cache entry `{shown}` holds several revisions"))
-            .hint(format!("Name one of them, as `{}`", snapshots.join(first).display()))),
+            .hint(format!("name one of them, as `{}`", snapshots.join(first).display()))),
     }
 }
 
@@ -268,7 +268,7 @@ pub(super) fn check_inside(root: &Path, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!("{} is a symbolic link that leads out of the checkpoint", quoted(name)))
-        .hint("Replace the link by a copy of the file"))
+        .hint("replace the link by a copy of the file"))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 
 use crate::error::Error;
 
-pub(super) const DOWNLOAD: &str = "Download the file again; `git lfs pull` fetches the contents of a git clone";
-const CONVERT: &str = "Name a directory with the original safetensors weights";
+pub(super) const DOWNLOAD: &str = "download the file again; `git lfs pull` fetches the contents of a git clone";
+const CONVERT: &str = "name a directory with the original safetensors weights";
 
 /// What `start`, the first bytes of a file, shows it to be, and what to do about it; `None` when it
 /// shows nothing.
@@ -22,7 +22,7 @@ pub(super) fn unmask(start: &[u8]) -> Option<(&'static str, &'static str)> {
         return Some(("a web page", DOWNLOAD));
     }
     if start.starts_with(b"../../blobs/") {
-        return Some(("the text of a symbolic link", "Copy the cache with its symbolic links, or follow them"));
+        return Some(("the text of a symbolic link", "copy the cache with its symbolic links, or follow them"));
     }
     if start.starts_with(b"GGUF") {
         return Some(("a GGUF file", CONVERT));
@@ -31,7 +31,7 @@ pub(super) fn unmask(start: &[u8]) -> Option<(&'static str, &'static str)> {
         return Some(("a pickle, which runs code when it is read", CONVERT));
     }
     if start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd") {
-        return Some(("compressed", "Decompress it first"));
+        return Some(("compressed", "decompress it first"));
     }
     None
 }
@@ -53,7 +53,7 @@ mod tests {
     fn a_safetensors_file_shows_nothing() {
         assert_eq!(unmask(b"\x60\x00\0\0\0\0\0\0{\"__metadata__\""), None);
         // A header of 0x8b1f or 0x0280 bytes begins like gzip or a pickle.
-        assert_eq!(unmask(b"\x1f\x8b"), Some(("compressed", "Decompress it first")));
+        assert_eq!(unmask(b"\x1f\x8b"), Some(("compressed", "decompress it first")));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Opened {
         let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(&path);
         let file = opened.map_err(|e| match e.raw_os_error() {
             Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
-                Error::io(ErrorKind::Input, "open", &path, e).hint("Allow more open files, as with `ulimit -n 8192`")
+                Error::io(ErrorKind::Input, "open", &path, e).hint("allow more open files, as with `ulimit -n 8192`")
             }
             _ => Error::io(ErrorKind::Input, "open", &path, e),
         })?;
@@ -146,7 +146,7 @@ impl Opened {
 
 fn moved(path: &Path) -> Error {
     Error::input(format!("`{}` was changed while it was read", path.display()))
-        .hint("Run the command again when nothing writes to the checkpoint")
+        .hint("run the command again when nothing writes to the checkpoint")
 }
 
 fn irregular(path: &Path) -> Error {
@@ -163,10 +163,10 @@ fn why_unreachable(path: &Path, cause: io::Error) -> Error {
         }
         _ if link && cause.kind() == io::ErrorKind::NotFound => {
             Error::input(format!("`{shown}` is a symbolic link to a file that is not there"))
-                .hint("Finish the download: `hf download` completes a cache entry")
+                .hint("finish the download: `hf download` completes a cache entry")
         }
         _ if cause.kind() == io::ErrorKind::NotFound => {
-            Error::input(format!("`{shown}` is missing")).hint("Finish the download: all files must be there")
+            Error::input(format!("`{shown}` is missing")).hint("finish the download: all files must be there")
         }
         _ => Error::io(ErrorKind::Input, "read", path, cause.kind().into()),
     };

@@ -45,7 +45,7 @@ pub fn parse_index(text: &[u8]) -> Result<Index> {
     for (tensor, shard) in &shards {
         check_shard(shard).map_err(|problem| {
             Error::input(format!("The shard index puts {} into {}, {problem}", quoted(tensor), quoted(shard)))
-                .hint("Put all shards next to `config.json`, and list them by their file names")
+                .hint("put all shards next to `config.json`, and list them by their file names")
         })?;
     }
     let total_size = raw.metadata.and_then(|metadata| metadata.total_size).and_then(|size| whole(&size));

@@ -194,7 +194,7 @@ impl Checkpoint {
             if stamp.size() > MAX_SIDECAR {
                 let message =
                     format!("{} has {} bytes, more than the {MAX_SIDECAR} allowed", quoted(name), stamp.size());
-                return Err(Error::input(message).hint("Move it out of the directory if the model does not need it"));
+                return Err(Error::input(message).hint("move it out of the directory if the model does not need it"));
             }
             self.sidecars.push(Sidecar { name: name.to_owned(), size: stamp.size() });
             self.stamps.push(stamp);
@@ -214,7 +214,7 @@ impl Checkpoint {
     fn read_config(&self) -> Result<Value> {
         if !self.sidecars.iter().any(|sidecar| sidecar.name == CONFIG) {
             return Err(Error::input(format!("`{}` is missing", self.root.join(CONFIG).display()))
-                .hint("Download it from the same revision as the weights"));
+                .hint("download it from the same revision as the weights"));
         }
         let config = self.parse_sidecar(CONFIG)?;
         if config.is_object() { Ok(config) } else { Err(Error::input(format!("`{CONFIG}` is not a JSON object"))) }
@@ -298,7 +298,7 @@ fn open_index(root: &Path) -> Result<(Opened, Index)> {
 fn read_header(file: &Opened, limit: u64) -> Result<safetensors::Header> {
     let damaged = |e: Error| {
         let error = Error::input(format!("{} is not a usable safetensors file", quoted(file.name())));
-        file.explain(error.caused_by(e).hint("Download the file again, and compare its size and digest"))
+        file.explain(error.caused_by(e).hint("download the file again, and compare its size and digest"))
     };
     let size = file.size();
     if size < 8 {

@@ -186,7 +186,7 @@ fn an_unknown_scheme_is_answered_with_those_there_are() {
     error: Invalid value for `--quantize <SCHEME>`
     caused by: There is no quantization scheme `q9`
 
-    hint: Use int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}
+    hint: use int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}
     ");
 }
 
@@ -220,7 +220,7 @@ fn what_is_no_checkpoint_is_bad_input() {
     --- stderr ---
     error: `empty` has no `model*.safetensors`
 
-    hint: Name the directory that has the weights and `config.json`
+    hint: name the directory that has the weights and `config.json`
     ");
     place.checkpoint("qwen3-moe-12e-bf16", "checkpoint");
     fs::remove_file(place.path("checkpoint/config.json")).unwrap();
@@ -230,7 +230,7 @@ fn what_is_no_checkpoint_is_bad_input() {
     --- stderr ---
     error: `checkpoint/config.json` is missing
 
-    hint: Download it from the same revision as the weights
+    hint: download it from the same revision as the weights
     ");
     assert!(!place.path("store").exists(), "a store was made for nothing");
 }
