@@ -84,6 +84,25 @@ impl Error {
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
+
+    /// What caused it, from the nearest cause to the first.
+    pub fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(self.source(), |&cause| cause.source())
+    }
+
+    /// The sentence and those of its causes, on one line.
+    pub fn chain(&self) -> String {
+        self.causes().fold(self.message.clone(), |chain, cause| format!("{chain}: {cause}"))
+    }
+}
+
+/// Foreign `text` in backticks for a message: escaped, and cut when it is very long.
+pub(crate) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
+        None => format!("`{}`", text.escape_debug()),
+    }
 }
 
 impl fmt::Display for Error {
@@ -95,5 +114,27 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_ref().map(|cause| cause.as_ref() as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_named_from_the_nearest_to_the_first() {
+        let first = Error::new(ErrorKind::Registry, "The connection was reset");
+        let second = Error::new(ErrorKind::Registry, "Could not send `a`").caused_by(first);
+        let error = Error::new(ErrorKind::Registry, "Could not push").caused_by(second);
+        let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
+        assert_eq!(causes, ["Could not send `a`", "The connection was reset"]);
+        assert_eq!(error.chain(), "Could not push: Could not send `a`: The connection was reset");
+    }
+
+    #[test]
+    fn foreign_text_is_escaped_and_bounded() {
+        assert_eq!(quoted("größe"), "`größe`");
+        assert_eq!(quoted("a\u{1b}[2J\n\u{202e}b"), "`a\\u{1b}[2J\\n\\u{202e}b`");
+        assert_eq!(quoted(&"é".repeat(1000)).chars().count(), 203);
     }
 }

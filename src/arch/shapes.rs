@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::experts::split_layer;
 use super::{Family, ModelFacts};
+use crate::error::quoted;
 
 impl Family {
     /// What the config and the tensors (name to logical shape) disagree about, one sentence each.
@@ -32,9 +33,8 @@ impl Family {
         for (name, shape) in &tensors {
             found.extend(self.expected_sizes(facts, name).into_iter().filter_map(|(key, axis_from_end, size)| {
                 let axis = shape.len().checked_sub(axis_from_end)?;
-                (shape[axis] != size).then(|| {
-                    format!("The config's `{key}` is {size}, but `{}` has the shape {shape:?}", name.escape_debug())
-                })
+                (shape[axis] != size)
+                    .then(|| format!("The config's `{key}` is {size}, but {} has the shape {shape:?}", quoted(name)))
             }));
         }
         found

@@ -1,6 +1,6 @@
 //! Block-fp8 on the way in: codes and scales become bfloat16, row by row.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::plan::SourceTensor;
 use crate::quant::{self, BlockFp8, Float};
 use crate::source::Dtype;
@@ -17,7 +17,7 @@ impl Decoder {
 
     pub(super) fn new(weight: &SourceTensor, scales: &SourceTensor, bytes: Vec<u8>) -> Result<Self> {
         let [.., rows, columns] = weight.shape[..] else {
-            return Err(Error::input(format!("`{}` is F8_E4M3, but not a matrix", weight.name.escape_debug())));
+            return Err(Error::input(format!("{} is F8_E4M3, but not a matrix", quoted(&weight.name))));
         };
         let (scale, scales) = match scales.dtype {
             Dtype::Bf16 => (Float::Bf16, bytes),
@@ -25,10 +25,8 @@ impl Decoder {
             Dtype::F32 => (Float::F32, bytes),
             Dtype::F8E8M0 => (Float::F32, bytes.iter().flat_map(|&byte| power_of_two(byte).to_le_bytes()).collect()),
             other => {
-                let name = scales.name.escape_debug();
-                return Err(Error::input(format!(
-                    "The scales `{name}` have the dtype {other}, which is not supported"
-                )));
+                let name = quoted(&scales.name);
+                return Err(Error::input(format!("The scales {name} have the dtype {other}, which is not supported")));
             }
         };
         Ok(Self { shape: BlockFp8 { rows: rows as usize, columns: columns as usize, scale }, scales })

@@ -6,7 +6,7 @@ use tempfile::SpooledTempFile;
 
 use super::Layout;
 use super::decode::Decoder;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::plan::{Part, PlannedBlob, PlannedTensor, Role, SourceTensor};
 use crate::progress::Progress;
 use crate::quant::{self, Float, NonFinite, Quantized, Scheme};
@@ -109,7 +109,7 @@ impl<'a> Source<'a> {
                 let length = (segment.length / growth - done).min(most);
                 let at = segment.offset / growth + done;
                 if self.chunk.len() < length as usize {
-                    return Err(Error::input(format!("A row of `{}` is longer than 1 MiB", self.tensor.name)));
+                    return Err(Error::input(format!("A row of {} is longer than 1 MiB", quoted(&self.tensor.name))));
                 }
                 let bytes = &mut self.chunk[..length as usize];
                 self.checkpoint.read_at(info, at, bytes)?;
@@ -143,7 +143,10 @@ impl<'a> Source<'a> {
     fn quantize(&mut self, scheme: Scheme, parts: &[Part], sink: &mut dyn Write) -> Result<()> {
         let tensor = self.tensor;
         let float = tensor.float().ok_or_else(|| {
-            Error::new(ErrorKind::Unexpected, format!("`{}` is not a float tensor, yet it has a scheme", tensor.name))
+            Error::new(
+                ErrorKind::Unexpected,
+                format!("{} is not a float tensor, yet it has a scheme", quoted(&tensor.name)),
+            )
         })?;
         let mut scratch = Scratch::new(scheme, float);
         let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
@@ -163,15 +166,18 @@ impl<'a> Source<'a> {
 
 fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo> {
     checkpoint.tensors().get(name).ok_or_else(|| {
-        Error::new(ErrorKind::Unexpected, format!("The plan names `{name}`, which the checkpoint does not have"))
+        Error::new(
+            ErrorKind::Unexpected,
+            format!("The plan names {}, which the checkpoint does not have", quoted(name)),
+        )
     })
 }
 
 /// A value that is not finite, in a chunk that starts at byte `offset` of a source.
 fn not_finite(tensor: &PlannedTensor, float: Float, source: usize, offset: u64, error: NonFinite) -> Error {
     let index = offset / float.size() as u64 + error.index as u64;
-    let name = tensor.sources[source].name.escape_debug();
-    Error::input(format!("`{name}` is not finite at element {index}"))
+    let name = quoted(&tensor.sources[source].name);
+    Error::input(format!("{name} is not finite at element {index}"))
         .hint("a NaN or an infinity cannot be quantized: repair the checkpoint, or import it without `--quantize`")
 }
 

@@ -4,7 +4,6 @@
 //! A reader that goes away is no failure: `kiln list | head -1` succeeds. What names and registries bring
 //! in cannot move the cursor: control characters are printed escaped.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -80,7 +79,7 @@ impl Printer {
 
     /// An error: the sentence, its causes, and what would help. With `--json` also as the last object.
     pub(super) fn error(&self, error: &Error) {
-        let causes: Vec<String> = causes(error).collect();
+        let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
         let mut text = format!("error: {error}");
         for cause in &causes {
             text.push_str(&format!("\ncaused by: {cause}"));
@@ -123,10 +122,6 @@ impl Printer {
             None => Ok(()),
         }
     }
-}
-
-fn causes(error: &Error) -> impl Iterator<Item = String> + '_ {
-    std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string)
 }
 
 /// The text without control characters other than line ends.
@@ -175,14 +170,6 @@ mod tests {
         assert_eq!(printable("a\nb"), "a\nb");
         assert_eq!(printable("a\u{1b}[2Jb\r\u{7}"), "a\\u{1b}[2Jb\\r\\u{7}");
         assert_eq!(printable("größe"), "größe");
-    }
-
-    #[test]
-    fn causes_are_named_from_the_nearest_to_the_first() {
-        let first = Error::new(ErrorKind::Registry, "The connection was reset");
-        let second = Error::new(ErrorKind::Registry, "Could not send `a`").caused_by(first);
-        let error = Error::new(ErrorKind::Registry, "Could not push").caused_by(second);
-        assert_eq!(causes(&error).collect::<Vec<_>>(), ["Could not send `a`", "The connection was reset"]);
     }
 
     #[test]

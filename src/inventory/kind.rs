@@ -8,8 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{Dtype, Tensor};
-use crate::error::{Error, Result};
-use crate::source::quoted;
+use crate::error::{Error, Result, quoted};
 
 /// How the weights of a checkpoint are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,7 @@ use std::str::FromStr;
 pub use lock::{EPOCH, Lock, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use ollama::ModelConfig;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Manifest, MediaType};
 
 /// How a manifest is spelled. The blobs are the same in each.
@@ -67,7 +67,7 @@ impl FromStr for Dialect {
 
     fn from_str(text: &str) -> Result<Self> {
         [Self::Ollama, Self::ModelPack].into_iter().find(|dialect| dialect.name() == text).ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("Unknown dialect `{}`", text.escape_debug()))
+            Error::new(ErrorKind::Usage, format!("Unknown dialect {}", quoted(text)))
                 .hint("use `ollama` or `modelpack`")
         })
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// A SHA-256 digest, spelled `sha256:` and 64 lower-case hex digits.
 ///
@@ -56,7 +56,7 @@ impl FromStr for Digest {
         text.strip_prefix("sha256:").and_then(Self::from_hex).ok_or_else(|| {
             Error::new(
                 ErrorKind::Usage,
-                format!("A digest is `sha256:` and 64 lower-case hex digits, not `{}`", text.escape_debug()),
+                format!("A digest is `sha256:` and 64 lower-case hex digits, not {}", quoted(text)),
             )
         })
     }

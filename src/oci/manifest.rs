@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, MediaType};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
 
 /// The largest manifest that is read or written: what every registry accepts.
@@ -61,7 +61,10 @@ impl Manifest {
         let manifest: Self = serde_json::from_value(value)
             .map_err(|cause| corrupt("The manifest does not have the fields of one").caused_by(cause))?;
         if manifest.schema_version != 2 || !manifest.media_type.is_manifest() {
-            return Err(corrupt(&format!("A manifest of media type `{}` is not supported", manifest.media_type)));
+            return Err(corrupt(&format!(
+                "A manifest of media type {} is not supported",
+                quoted(manifest.media_type.as_str())
+            )));
         }
         Ok(manifest)
     }

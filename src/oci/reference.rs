@@ -6,7 +6,7 @@ use std::str::FromStr;
 use oci_spec::distribution::Reference as Grammar;
 
 use super::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// A model's name: `[host[:port]/]path[:tag][@sha256:…]`.
 ///
@@ -65,7 +65,7 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self> {
         let invalid = || {
-            Error::new(ErrorKind::Usage, format!("Not a model reference: `{}`", text.escape_debug())).hint(
+            Error::new(ErrorKind::Usage, format!("Not a model reference: {}", quoted(text))).hint(
                 "write `[host[:port]/]path[:tag][@sha256:…]` in lower case, as in `registry.example/team/model:int4`",
             )
         };

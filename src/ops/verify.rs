@@ -182,8 +182,7 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
 }
 
 fn corrupt(error: &Error) -> Finding {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    Finding::new(Outcome::Corrupt, format!("{error}{cause}"))
+    Finding::new(Outcome::Corrupt, error.chain())
 }
 
 struct Model<'a> {

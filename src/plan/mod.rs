@@ -12,7 +12,7 @@ pub use layout::{Part, Role};
 use readable::{Readable, readable, sources};
 
 use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
 use crate::quant::{Float, Scheme};
 
@@ -193,7 +193,7 @@ fn notes(inventory: &Inventory, request: Request, family: &Family, facts: &Model
     }
     if family.is_generic() {
         let class = facts.architecture.as_deref().unwrap_or("unknown");
-        notes.push(format!("`{}` has no rules of its own: the generic policy is used", class.escape_debug()));
+        notes.push(format!("{} has no rules of its own: the generic policy is used", quoted(class)));
     }
     if facts.tied && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
         notes

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Placed, PlannedBlob, PlannedTensor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::inventory::Sidecar;
 use crate::quant::Scheme;
 
@@ -17,7 +17,7 @@ pub(super) fn blobs(placed: Vec<Placed>) -> Result<Vec<PlannedBlob>> {
     for Placed { blob, tensor } in placed {
         for part in tensor.parts() {
             if !arrays.insert(part.name.clone()) {
-                return Err(Error::input(format!("Two tensors would be stored as `{}`", part.name.escape_debug())));
+                return Err(Error::input(format!("Two tensors would be stored as {}", quoted(&part.name))));
             }
         }
         by_name.entry(blob).or_default().push(tensor);

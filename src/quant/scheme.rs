@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Float;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// A way to quantize a tensor.
 ///
@@ -128,7 +128,7 @@ impl FromStr for Scheme {
             }),
         };
         scheme.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("There is no quantization scheme `{}`", text.escape_debug()))
+            Error::new(ErrorKind::Usage, format!("There is no quantization scheme {}", quoted(text)))
                 .hint("use int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}")
         })
     }

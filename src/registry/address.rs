@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use reqwest::Url;
 
 use super::failure::address;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// A registry as a reference names it.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ impl Address {
 }
 
 fn invalid(host: &str) -> Error {
-    Error::new(ErrorKind::Usage, format!("Not a registry: `{}`", host.escape_debug()))
+    Error::new(ErrorKind::Usage, format!("Not a registry: {}", quoted(host)))
         .hint("write `host` or `host:port`, as in `registry.example:5000`")
 }
 

@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::credential::{Credential, Keychain};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
 
 /// The key under which Docker keeps the credentials of Docker Hub.
@@ -240,7 +240,7 @@ fn says_not_found(output: &Output) -> bool {
 }
 
 fn helper_error(helper: &str, what: &str) -> Error {
-    Error::new(ErrorKind::Unauthorized, format!("The credential helper `{}` {what}", helper.escape_debug()))
+    Error::new(ErrorKind::Unauthorized, format!("The credential helper {} {what}", quoted(helper)))
 }
 
 /// The entries of `auths`, taken out to be changed.

@@ -11,7 +11,7 @@ use super::auth::Access;
 use super::bounded;
 use super::client::Call;
 use super::failure::Failure;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, MediaType};
 
@@ -72,7 +72,7 @@ impl Repository {
         let told = told.filter(|told| told.is_manifest() || told.is_index());
         match (value["mediaType"].as_str().map(MediaType::parse), told) {
             (Some(written), Some(told)) if written != told => {
-                Err(self.corrupt(name, &format!("is `{written}` and was sent as `{told}`")))
+                Err(self.corrupt(name, &format!("is {} and was sent as `{told}`", quoted(written.as_str()))))
             }
             (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type),
             (None, None) => Err(self.corrupt(name, "does not say what it is")),
@@ -92,8 +92,7 @@ impl Repository {
             return Err(Error::new(ErrorKind::Registry, format!("The manifest for `{self}` is larger than 4 MiB")));
         }
         let content_type = HeaderValue::from_str(media_type.as_str()).map_err(|cause| {
-            Error::new(ErrorKind::Usage, format!("Not a media type: `{}`", media_type.as_str().escape_debug()))
-                .caused_by(cause)
+            Error::new(ErrorKind::Usage, format!("Not a media type: {}", quoted(media_type.as_str()))).caused_by(cause)
         })?;
         self.client
             .persist(|| async {

@@ -12,8 +12,6 @@ mod route;
 mod upload;
 mod write;
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::future::{Future, IntoFuture as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -138,7 +136,7 @@ where
         Ok(response) => response,
         Err(Failure::Refused(refusal)) => refusal.into_response(),
         Err(Failure::Failed(error)) => {
-            server.options.progress.note(format!("{asked} failed: {}", Chain(&error)));
+            server.options.progress.note(format!("{asked} failed: {}", error.chain()));
             let message = "The registry failed; its own log says why";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message).into_response()
         }
@@ -224,19 +222,4 @@ fn value(text: impl AsRef<str>) -> HeaderValue {
 
 fn digest_value(digest: &Digest) -> HeaderValue {
     value(digest.to_string())
-}
-
-/// An error and its causes, in one line.
-struct Chain<'error>(&'error Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

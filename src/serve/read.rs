@@ -9,7 +9,7 @@ use serde_json::json;
 use super::content::first;
 use super::refusal::{Code, Refusal};
 use super::route::{Part, Repository};
-use super::{Answer, Chain, DOCKER_CONTENT_DIGEST, Exchange, OCTETS, digest_value, reply, value};
+use super::{Answer, DOCKER_CONTENT_DIGEST, Exchange, OCTETS, digest_value, reply, value};
 use crate::json;
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use crate::storage::{Catalog, Push};
@@ -53,7 +53,7 @@ where
             let stream = self.server.store.fetch(&target, start).await?.ok_or_else(unknown)?;
             let (progress, digest) = (self.server.options.progress.clone(), *digest);
             let noted = first(stream, length).inspect_err(move |error| {
-                progress.note(format!("Sending `{digest}` broke off: {}", Chain(error)));
+                progress.note(format!("Sending `{digest}` broke off: {}", error.chain()));
             });
             *response.body_mut() = Body::from_stream(noted);
         }

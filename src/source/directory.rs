@@ -9,8 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{is_printable, quoted};
-use crate::error::{Error, ErrorKind, Result};
+use super::is_printable;
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// The shard index's name.
 pub(super) const INDEX: &str = "model.safetensors.index.json";

@@ -1,7 +1,7 @@
 //! What a file is that is not what its name says: a pointer where the weights should be, an error
 //! page, another format. Judged by its first bytes, so that the user hears the cause, not the symptom.
 
-use crate::error::Error;
+use crate::error::{Error, quoted};
 
 pub(super) const DOWNLOAD: &str = "download the file again; `git lfs pull` fetches the contents of a git clone";
 const CONVERT: &str = "name a directory with the original safetensors weights";
@@ -40,7 +40,7 @@ pub(super) fn unmask(start: &[u8]) -> Option<(&'static str, &'static str)> {
 /// the file really is.
 pub(super) fn explain(name: &str, start: &[u8], error: Error) -> Error {
     match unmask(start) {
-        Some((what, hint)) => Error::input(format!("{} is {what}", super::quoted(name))).hint(hint),
+        Some((what, hint)) => Error::input(format!("{} is {what}", quoted(name))).hint(hint),
         None => error,
     }
 }

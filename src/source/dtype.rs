@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// The type of a tensor's elements.
 ///
@@ -102,7 +102,7 @@ impl FromStr for Dtype {
         }
         Err(Error::input(match text {
             "F4" | "F6_E2M3" | "F6_E3M2" => format!("The dtype `{text}` has elements of less than a byte"),
-            _ => format!("The dtype {} is unknown", super::quoted(text)),
+            _ => format!("The dtype {} is unknown", quoted(text)),
         }))
     }
 }

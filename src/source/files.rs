@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::disguise;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// An open file, as it was when it was opened.
 #[derive(Debug)]
@@ -120,7 +120,10 @@ impl Opened {
     pub(super) fn read(&self, limit: u64) -> Result<Vec<u8>> {
         let size = self.stamp.size;
         if size > limit {
-            return Err(Error::input(format!("`{}` has {size} bytes, more than the {limit} allowed", self.name)));
+            return Err(Error::input(format!(
+                "{} has {size} bytes, more than the {limit} allowed",
+                quoted(&self.name)
+            )));
         }
         let mut bytes = vec![0; size as usize];
         self.read_at(0, &mut bytes)?;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Number;
 
+use super::is_printable;
 use super::safetensors::Strings;
-use super::{is_printable, quoted};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::json;
 
 /// What the index says.
@@ -86,7 +86,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::source::chain;
 
     #[test]
     fn shards_and_size_are_read() {
@@ -136,7 +135,7 @@ mod tests {
             (r#"{"weight_map":{"a":"m.safetensors"},"metadata":{"total_size":"1"}}"#, "number"),
         ];
         for (text, words) in table {
-            let message = chain(&parse_index(text.as_bytes()).unwrap_err());
+            let message = parse_index(text.as_bytes()).unwrap_err().chain();
             assert!(message.contains(words), "{text}: {message}");
         }
     }

@@ -19,7 +19,7 @@ pub use config::parse as parse_config;
 pub use dtype::Dtype;
 pub use index::{Index, parse_index};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use directory::{INDEX, Listing};
 use files::{Opened, Stamp};
 
@@ -335,25 +335,4 @@ fn is_printable(text: &str) -> bool {
         c.is_control()
             || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     })
-}
-
-/// `text` in backticks for a message: escaped, and cut when it is very long.
-pub(crate) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 200;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
-        None => format!("`{}`", text.escape_debug()),
-    }
-}
-
-/// An error and its causes on one line.
-#[cfg(test)]
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -10,8 +10,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::{Dtype, is_printable, quoted};
-use crate::error::{Error, Result};
+use super::{Dtype, is_printable};
+use crate::error::{Error, Result, quoted};
 use crate::json;
 
 /// The largest header read, in bytes; the limit of the reference library.
@@ -319,7 +319,6 @@ mod tests {
     use safetensors::tensor::{TensorView, serialize};
 
     use super::*;
-    use crate::source::chain;
 
     /// A file with this header text and `data` bytes behind it.
     fn file(header: &str, data: usize) -> Vec<u8> {
@@ -339,7 +338,7 @@ mod tests {
 
     #[track_caller]
     fn refused(bytes: &[u8], words: &str) {
-        let message = chain(&parse(bytes).expect_err(words));
+        let message = parse(bytes).expect_err(words).chain();
         assert!(message.contains(words), "`{words}` is not in: {message}");
     }
 
@@ -456,11 +455,11 @@ mod tests {
         }
         for name in [r"a\u0000b", r"a\nb", r"\u001b[2J", "\u{202e}x", "\u{7f}", r"\u0085", "a\u{200b}"] {
             refused(&named(name), "has control characters");
-            let message = chain(&parse(&named(name)).unwrap_err());
+            let message = parse(&named(name)).unwrap_err().chain();
             assert!(is_printable(&message), "{message:?}");
         }
         refused(&named(""), "empty name");
-        let message = chain(&parse(&named(&"x".repeat(MAX_NAME + 1))).unwrap_err());
+        let message = parse(&named(&"x".repeat(MAX_NAME + 1))).unwrap_err().chain();
         assert!(message.contains("longer than 4096") && message.len() < 500, "{message}");
     }
 

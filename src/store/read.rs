@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::durable::sync_directory;
 use super::lock::Lock;
 use super::{PATIENCE, Store, failed};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Digest, Hasher, MAX_MANIFEST_SIZE, Manifest};
 use crate::progress::Progress;
 use crate::storage::VerifyReader;
@@ -194,7 +194,8 @@ impl Store {
 pub(super) fn parse_manifest(target: &Descriptor, bytes: &[u8]) -> Result<Manifest> {
     let manifest = Manifest::parse(bytes)?;
     if manifest.media_type != target.media_type {
-        let message = format!("The manifest says it is `{}`, not `{}`", manifest.media_type, target.media_type);
+        let message =
+            format!("The manifest says it is `{}`, not {}", manifest.media_type, quoted(target.media_type.as_str()));
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
     Ok(manifest)
