@@ -134,3 +134,23 @@ fn a_code_that_is_not_a_number_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("is not finite at element 5"), "{error}");
 }
+
+#[test]
+fn a_matrix_without_columns_is_kept() {
+    let place = TempDir::new().unwrap();
+    let header = concat!(
+        r#"{"a.weight":{"dtype":"F8_E4M3","shape":[128,0],"data_offsets":[0,0]},"#,
+        r#""a.weight_scale_inv":{"dtype":"F32","shape":[1,0],"data_offsets":[0,0]},"#,
+        r#""b.weight":{"dtype":"F8_E4M3","shape":[1,1],"data_offsets":[0,1]},"#,
+        r#""b.weight_scale_inv":{"dtype":"F32","shape":[1,1],"data_offsets":[1,5]}}"#
+    );
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(&[0x38, 0, 0, 0x80, 0x3f]);
+    fs::write(place.path().join("model.safetensors"), bytes).unwrap();
+    let config = r#"{"quantization_config":{"quant_method":"fp8","weight_block_size":[128,128]}}"#;
+    fs::write(place.path().join("config.json"), config).unwrap();
+    let (made, _) = made(place.path(), None).unwrap();
+    assert!(made.array("a.weight", "").is_empty());
+    assert_eq!(made.array("b.weight", ""), [0x80, 0x3f]);
+}

@@ -45,7 +45,7 @@ impl Family {
         let hidden = facts.hidden.map(|size| ("hidden_size", size));
         let vocabulary = facts.vocabulary.map(|size| ("vocab_size", size));
         let width = facts.expert_width.map(|size| ("moe_intermediate_size", size));
-        let both = width.map(|(key, size)| (key, 2 * size));
+        let both = width.map(|(key, size)| (key, size.saturating_mul(2)));
         let top_level = !name.contains("visual") && !name.contains("vision") && !name.contains("audio");
         let rows_and_columns = match text_layer(name).map(|(_, rest)| rest) {
             None if top_level && (name.ends_with(self.embedding) || name.ends_with("lm_head.weight")) => {

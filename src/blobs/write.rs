@@ -89,15 +89,19 @@ impl<'a> Source<'a> {
             None => self.copy(sink)?,
             Some(scheme) => self.quantize(scheme, parts, sink)?,
         }
-        let transformed = self.tensor.scheme.is_some() || self.tensor.is_decoded();
-        Ok(if transformed { self.hashers.iter().map(blake3::Hasher::finalize).collect() } else { SourceHashes::new() })
+        Ok(if self.tensor.is_transformed() {
+            self.hashers.iter().map(blake3::Hasher::finalize).collect()
+        } else {
+            SourceHashes::new()
+        })
     }
 
     /// Reads every segment in order; `use_chunk` gets the source's index, the chunk's offset in it after
     /// decoding, and the decoded bytes.
     fn read(&mut self, mut use_chunk: impl FnMut(usize, u64, &[u8]) -> Result<()>) -> Result<()> {
-        let transformed = self.tensor.scheme.is_some() || self.tensor.is_decoded();
-        for segment in &self.tensor.segments {
+        let transformed = self.tensor.is_transformed();
+        // An empty matrix has rows of no bytes, of which no number fills a chunk.
+        for segment in self.tensor.segments.iter().filter(|segment| segment.length > 0) {
             let info = stored(self.checkpoint, &self.tensor.sources[segment.source].name)?;
             let hasher = &mut self.hashers[segment.source];
             let decoder = self.decoders[segment.source].as_ref();

@@ -34,6 +34,9 @@ impl fmt::Display for SourceKind {
 /// The edge of a block that shares a scale in a block-fp8 checkpoint.
 const BLOCK: u64 = 128;
 
+/// What the name of a weight's scales has behind that of the weight, the more usual one first.
+const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
+
 /// The values of `quant_method` that are known, each with the name used here.
 const METHODS: [(&str, &str); 17] = [
     ("aqlm", "aqlm"),
@@ -121,12 +124,11 @@ pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) ->
     }
     let mut kind = SourceKind::Float;
     for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype == Dtype::F8E4M3) {
-        let scales = ["_scale_inv", "_scale"].map(|suffix| format!("{name}{suffix}"));
-        let Some((scale_name, scale)) = scales.iter().find_map(|name| tensors.get_key_value(name)) else {
+        let Some((scale_name, scale)) = scales_of(tensors, name) else {
             return Err(Error::input(format!(
                 "Tensor {} is F8_E4M3, but its scale {} is missing",
                 quoted(name),
-                quoted(&scales[0])
+                quoted(&format!("{name}{}", SCALES[0]))
             ))
             .hint("download the checkpoint again, and compare its files"));
         };
@@ -147,6 +149,12 @@ pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) ->
         kind = SourceKind::BlockFp8;
     }
     Ok(kind)
+}
+
+/// The scales of the eight-bit weight `name`, under one of their names.
+pub(super) fn scales_of<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Option<(&'a str, &'a Tensor)> {
+    let named = |suffix: &str| tensors.get_key_value(&format!("{name}{suffix}"));
+    SCALES.into_iter().find_map(named).map(|(name, scales)| (name.as_str(), scales))
 }
 
 /// Who packed `tensor`, when it holds codes instead of numbers.

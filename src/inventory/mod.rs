@@ -66,6 +66,11 @@ impl Inventory {
         let template = template(checkpoint)?;
         Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, notes })
     }
+
+    /// The scales of the block-fp8 weight `name`, with their name.
+    pub fn scales_of(&self, name: &str) -> Option<(&str, &Tensor)> {
+        kind::scales_of(&self.tensors, name)
+    }
 }
 
 fn is_there(checkpoint: &Checkpoint, name: &str) -> bool {

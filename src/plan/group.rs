@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Placed, PlannedTensor, Readable, Segment, Transform};
 use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::inventory::Dtype;
 
 /// A layer's expert tensors as found: by projection and position.
@@ -52,7 +52,7 @@ pub(super) fn expert_groups(
 }
 
 fn twice(layer: &str, one: &str, other: &str) -> Error {
-    Error::input(format!("The experts of `{layer}` are there twice: `{one}` and `{other}`"))
+    Error::input(format!("The experts of {} are there twice: {} and {}", quoted(layer), quoted(one), quoted(other)))
         .hint("keep one of the two layouts")
 }
 
@@ -64,7 +64,7 @@ fn check_routers(
 ) -> Result<()> {
     for layer in tensors.keys().filter_map(|name| name.strip_suffix(layout.router)?.strip_suffix('.')) {
         if !layers.contains_key(layer) {
-            return Err(Error::input(format!("`{layer}` has a router, but no experts")));
+            return Err(Error::input(format!("{} has a router, but no experts", quoted(layer))));
         }
     }
     Ok(())
@@ -89,15 +89,16 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
             [experts, _, _] => experts,
             _ => {
                 return Err(Error::input(format!(
-                    "`{name}` has the shape {:?}, but stacked experts are `[experts, out, in]`",
+                    "{} has the shape {:?}, but stacked experts are `[experts, out, in]`",
+                    quoted(name),
                     tensor.stored.shape
                 )));
             }
         },
         (None, last) => {
-            let count = facts.experts.unwrap_or(0).max(last.map_or(0, |last| last + 1));
+            let count = facts.experts.unwrap_or(0).max(last.map_or(0, |last| last.saturating_add(1)));
             if let Some(missing) = (0..count).find(|number| !numbers.contains(number)) {
-                let why = format!("Expert {missing} of `{layer}` is missing");
+                let why = format!("Expert {missing} of {} is missing", quoted(layer));
                 return Err(match facts.experts {
                     Some(experts) => {
                         Error::input(format!("{why}: the config has {experts}, the checkpoint {}", numbers.len()))
@@ -110,12 +111,36 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
     };
     match facts.experts {
         Some(experts) if experts != counted => {
-            Err(Error::input(format!("`{layer}` has {counted} experts, but the config says {experts}")))
+            Err(Error::input(format!("{} has {counted} experts, but the config says {experts}", quoted(layer))))
         }
         _ => Ok(counted),
     }
 }
 
+/// One expert's matrix.
+#[derive(Clone, Copy)]
+struct Matrix {
+    dtype: Dtype,
+    rows: u64,
+    columns: u64,
+}
+
+impl Matrix {
+    fn bytes(self) -> u64 {
+        self.rows * self.columns * self.dtype.bytes()
+    }
+}
+
+/// One projection of all experts, among the sources of an output.
+struct Stacked {
+    matrix: Matrix,
+    /// Its first source.
+    first: usize,
+    /// Whether that has all experts.
+    is_whole: bool,
+}
+
+/// The experts of one layer.
 struct Group<'a> {
     layer: &'a str,
     layout: &'static ExpertLayout,
@@ -144,9 +169,9 @@ impl Group<'_> {
 
     fn missing(&self, projection: Projection, expert: Option<u64>) -> Error {
         let position = self.found.keys().next().map_or(Position::Stacked, |(_, position)| *position);
-        let (layer, name) = (self.layer, self.layout.spell(projection, position));
+        let (layer, name) = (quoted(self.layer), self.layout.spell(projection, position));
         let expert = expert.map(|number| format!(" of expert {number}")).unwrap_or_default();
-        Error::input(format!("The `{name}`{expert} of `{layer}` is missing"))
+        Error::input(format!("The `{name}`{expert} of {layer} is missing"))
     }
 
     /// The sources of one projection, expert by expert, or the one stacked tensor.
@@ -159,74 +184,81 @@ impl Group<'_> {
         numbers.map(|number| source(number).ok_or_else(|| self.missing(projection, Some(number)))).collect()
     }
 
-    /// Checks that all sources are matrices of one type and shape, and gives those.
-    fn matrix(&self, sources: &[(&str, &Readable<'_>)]) -> Result<(Dtype, u64, u64)> {
+    /// Checks that all sources are matrices of one type and shape, and gives those. None may be empty: the
+    /// size of a file does not bound how many there are of those.
+    fn matrix(&self, sources: &[(&str, &Readable<'_>)]) -> Result<Matrix> {
         let (first_name, first) =
-            sources.first().ok_or_else(|| Error::input(format!("`{}` has no experts", self.layer)))?;
+            sources.first().ok_or_else(|| Error::input(format!("{} has no experts", quoted(self.layer))))?;
         for (name, tensor) in sources {
             if tensor.dtype != first.dtype || tensor.stored.shape != first.stored.shape {
                 return Err(Error::input(format!(
-                    "Experts differ: `{first_name}` is {} {:?}, but `{name}` is {} {:?}",
-                    first.dtype, first.stored.shape, tensor.dtype, tensor.stored.shape
+                    "Experts differ: {} is {} {:?}, but {} is {} {:?}",
+                    quoted(first_name),
+                    first.dtype,
+                    first.stored.shape,
+                    quoted(name),
+                    tensor.dtype,
+                    tensor.stored.shape
                 )));
             }
         }
-        match (first.stored.shape[..].as_ref(), sources.len() as u64) {
-            (&[experts, rows, columns], 1) if experts == self.experts => Ok((first.dtype, rows, columns)),
-            (&[rows, columns], count) if count == self.experts => Ok((first.dtype, rows, columns)),
-            _ => Err(Error::input(format!(
-                "`{first_name}` has the shape {:?}, which does not fit {} experts",
-                first.stored.shape, self.experts
-            ))),
+        let dtype = first.dtype;
+        let unfit =
+            |why: String| Error::input(format!("{} has the shape {:?}, {why}", quoted(first_name), first.stored.shape));
+        match (&first.stored.shape[..], sources.len() as u64) {
+            (shape, _) if shape.contains(&0) => Err(unfit("in which there are no experts".to_owned())),
+            (&[experts, rows, columns], 1) if experts == self.experts => Ok(Matrix { dtype, rows, columns }),
+            (&[rows, columns], count) if count == self.experts => Ok(Matrix { dtype, rows, columns }),
+            _ => Err(unfit(format!("which does not fit {} experts", self.experts))),
         }
     }
 
     /// Puts `parts` of every expert one after another: stacking, and for two parts fusing by rows.
     fn stack(&self, projection: Projection, parts: &[Projection]) -> Result<PlannedTensor> {
         let mut sources = Vec::new();
-        let mut matrices = Vec::new();
+        let mut stacked = Vec::new();
         for part in parts {
             let found = self.sources(*part)?;
-            matrices.push((self.matrix(&found)?, sources.len(), found.len() as u64));
+            let (matrix, first, is_whole) = (self.matrix(&found)?, sources.len(), found.len() == 1);
+            stacked.push(Stacked { matrix, first, is_whole });
             sources.extend(found);
         }
-        let ((dtype, _, columns), ..) = matrices[0];
-        if let Some(((other, ..), first, _)) = matrices.iter().find(|((d, _, c), ..)| (*d, *c) != (dtype, columns)) {
-            return Err(Error::input(format!(
-                "`{}` ({other}) does not fit `{}` ({dtype})",
-                sources[*first].0, sources[0].0
-            )));
+        let Matrix { dtype, columns, .. } = stacked[0].matrix;
+        let fits = |part: &&Stacked| (part.matrix.dtype, part.matrix.columns) == (dtype, columns);
+        if let Some(odd) = stacked.iter().find(|part| !fits(part)) {
+            let (other, first) = (quoted(sources[odd.first].0), quoted(sources[0].0));
+            return Err(Error::input(format!("{other} ({}) does not fit {first} ({dtype})", odd.matrix.dtype)));
         }
         let mut segments = Vec::new();
         for expert in 0..self.experts {
-            for ((_, rows, columns), first, count) in &matrices {
-                let length = rows * columns * dtype.bytes();
-                let (source, offset) =
-                    if *count == 1 { (*first, expert * length) } else { (first + expert as usize, 0) };
+            for Stacked { matrix, first, is_whole } in &stacked {
+                let length = matrix.bytes();
+                let (source, offset) = if *is_whole { (*first, expert * length) } else { (first + expert as usize, 0) };
                 push_segment(&mut segments, Segment { source, offset, length });
             }
         }
-        let rows = matrices.iter().map(|((_, rows, _), ..)| rows).sum();
-        let whole = sources.len() == 1;
-        let transform = match parts.len() {
-            1 if whole => Transform::Copy,
-            1 => Transform::Stack,
+        let rows = stacked.iter().map(|part| part.matrix.rows).sum();
+        let transform = match (parts.len(), sources.len()) {
+            (1, 1) => Transform::Copy,
+            (1, _) => Transform::Stack,
             _ => Transform::Fuse,
         };
-        Ok(self.tensor(projection, dtype, rows, columns, &sources, segments, transform))
+        Ok(self.tensor(projection, Matrix { dtype, rows, columns }, &sources, segments, transform))
     }
 
     /// Takes the gate rows or the up rows of every expert's fused matrix.
     fn split(&self, projection: Projection) -> Result<PlannedTensor> {
         let sources = self.sources(Projection::GateUp)?;
-        let (dtype, both, columns) = self.matrix(&sources)?;
-        if both % 2 != 0 {
+        let both = self.matrix(&sources)?;
+        if both.rows % 2 != 0 {
             return Err(Error::input(format!(
-                "`{}` has {both} rows, which cannot be divided into gate and up",
-                sources[0].0
+                "{} has {} rows, which cannot be divided into gate and up",
+                quoted(sources[0].0),
+                both.rows
             )));
         }
-        let length = both / 2 * columns * dtype.bytes();
+        let matrix = Matrix { rows: both.rows / 2, ..both };
+        let length = matrix.bytes();
         let half = if projection == Projection::Gate { 0 } else { length };
         let segments = (0..self.experts)
             .map(|expert| match sources.len() {
@@ -234,16 +266,14 @@ impl Group<'_> {
                 _ => Segment { source: expert as usize, offset: half, length },
             })
             .collect();
-        Ok(self.tensor(projection, dtype, both / 2, columns, &sources, segments, Transform::Split))
+        Ok(self.tensor(projection, matrix, &sources, segments, Transform::Split))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one tensor, each known at a different place")]
+    /// The output whose experts are each a `matrix`.
     fn tensor(
         &self,
         projection: Projection,
-        dtype: Dtype,
-        rows: u64,
-        columns: u64,
+        Matrix { dtype, rows, columns }: Matrix,
         sources: &[(&str, &Readable<'_>)],
         segments: Vec<Segment>,
         transform: Transform,
@@ -269,5 +299,35 @@ fn push_segment(segments: &mut Vec<Segment>, next: Segment) {
             last.length += next.length
         }
         _ => segments.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::inventory::{Dtype, Inventory, SourceKind, Tensor};
+    use crate::plan::{Plan, Request};
+
+    fn refusal(name: &str, shape: &[u64]) -> String {
+        let inventory = Inventory {
+            config: json!({"architectures": ["Qwen3MoeForCausalLM"]}),
+            tensors: [(name.to_owned(), Tensor { dtype: Dtype::Bf16, shape: shape.to_vec() })].into(),
+            sidecars: Vec::new(),
+            kind: SourceKind::Float,
+            template: None,
+            notes: Vec::new(),
+        };
+        Plan::new(&inventory, Request::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_number_of_experts_that_no_file_bounds_is_refused() {
+        let last = format!("model.layers.0.mlp.experts.{}.down_proj.weight", u64::MAX);
+        assert_eq!(refusal(&last, &[8, 8]), "Expert 0 of `model.layers.0` is missing");
+        for shape in [[1 << 62, 8, 0], [1 << 62, 0, 8], [0, 1 << 62, 1]] {
+            let message = refusal("model.layers.0.mlp.experts.down_proj", &shape);
+            assert!(message.ends_with("in which there are no experts"), "{message}");
+        }
     }
 }

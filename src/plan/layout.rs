@@ -60,8 +60,11 @@ impl PlannedTensor {
         };
         let (columns, rows) = self.shape.split_last().map_or((0, &[][..]), |(last, rest)| (*last, rest));
         let shaped = |last: u64| rows.iter().copied().chain([last]).collect::<Vec<_>>();
-        let groups = shaped(columns / scheme.group_size() as u64);
-        let packed = part("", Role::Packed, Dtype::U32, shaped(columns * u64::from(scheme.bits()) / 32));
+        // Counted in groups, which are whole words, so that no number of columns is too large.
+        let group = scheme.group_size() as u64;
+        let words = columns / group * (group * u64::from(scheme.bits()) / 32);
+        let groups = shaped(columns / group);
+        let packed = part("", Role::Packed, Dtype::U32, shaped(words));
         if scheme.has_biases() {
             let biases = part(".bias", Role::Biases, self.dtype, groups.clone());
             vec![packed, biases, part(".scale", Role::Scales, self.dtype, groups)]

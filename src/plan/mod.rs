@@ -241,6 +241,11 @@ impl PlannedTensor {
         self.sources.iter().any(|source| source.scales.is_some())
     }
 
+    /// Whether its bytes are others than those of its sources.
+    pub fn is_transformed(&self) -> bool {
+        self.scheme.is_some() || self.is_decoded()
+    }
+
     fn source_names(&self) -> impl Iterator<Item = String> {
         self.sources.iter().map(|source| source.name.clone())
     }
@@ -285,9 +290,8 @@ fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Re
     }
 }
 
-/// The metadata of a blob: one entry when all its quantized tensors agree, one per tensor otherwise.
 impl PlannedBlob {
-    /// `__metadata__`, by key.
+    /// `__metadata__`, by key: one scheme when all its quantized tensors agree, one per tensor otherwise.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let quantized = || self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.scheme?)));
         let entries = |prefix: String, scheme: Scheme| {

@@ -19,11 +19,8 @@ pub(super) struct Readable<'a> {
 /// Every such tensor by name; scales belong to their weights.
 pub(super) fn readable(inventory: &Inventory) -> BTreeMap<&str, Readable<'_>> {
     let scales_of = |name: &str, stored: &Tensor| {
-        if inventory.kind != SourceKind::BlockFp8 || stored.dtype != Dtype::F8E4M3 {
-            return None;
-        }
-        let names = ["_scale_inv", "_scale"].map(|suffix| format!("{name}{suffix}"));
-        names.iter().find_map(|name| inventory.tensors.get_key_value(name)).map(|(name, scales)| (&**name, scales))
+        let is_decoded = inventory.kind == SourceKind::BlockFp8 && stored.dtype == Dtype::F8E4M3;
+        is_decoded.then(|| inventory.scales_of(name)).flatten()
     };
     let tensors = inventory.tensors.iter().map(|(name, stored)| {
         let scales = scales_of(name, stored);
