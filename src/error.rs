@@ -96,6 +96,17 @@ impl Error {
     }
 }
 
+/// Whether printing `character` shows it as it is: no control character, and none that hides or reorders
+/// what stands around it.
+pub(crate) fn is_printable(character: char) -> bool {
+    let hides = matches!(
+        character,
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    );
+    !character.is_control() && !hides
+}
+
 /// Foreign `text` in backticks for a message: escaped, and cut when it is very long.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 200;

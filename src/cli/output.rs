@@ -2,7 +2,7 @@
 //! nothing else does; everything a person should know besides goes to standard error.
 //!
 //! A reader that goes away is no failure: `kiln list | head -1` succeeds. What names and registries bring
-//! in cannot move the cursor: control characters are printed escaped.
+//! in cannot move the cursor, nor pretend to be a line of kiln's own: it is printed escaped.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::exit::Exit;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_printable};
 
 /// Writes data and messages.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Printer {
     /// A sentence the user should know, unless they asked for quiet.
     pub(super) fn note(&self, sentence: impl fmt::Display) {
         if !self.quiet {
-            self.message(format_args!("note: {sentence}"));
+            self.message(one_line(&format!("note: {sentence}")));
         }
     }
 
@@ -80,12 +80,12 @@ impl Printer {
     /// An error: the sentence, its causes, and what would help. With `--json` also as the last object.
     pub(super) fn error(&self, error: &Error) {
         let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
-        let mut text = format!("error: {error}");
+        let mut text = format!("error: {}", one_line(&error.to_string()));
         for cause in &causes {
-            text.push_str(&format!("\ncaused by: {cause}"));
+            text.push_str(&format!("\ncaused by: {}", one_line(cause)));
         }
         if let Some(hint) = error.hint_text() {
-            text.push_str(&format!("\n\nhint: {hint}"));
+            text.push_str(&format!("\n\nhint: {}", one_line(hint)));
         }
         self.message(text);
         self.failure(&error.to_string(), &causes, error.hint_text(), error.kind().into());
@@ -124,13 +124,18 @@ impl Printer {
     }
 }
 
-/// The text without control characters other than line ends.
+/// Whole lines, each without characters that do not show as they are.
 fn printable(text: &str) -> String {
+    text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
+}
+
+/// `text` on one line, without characters that do not show as they are.
+pub(super) fn one_line(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
-        if character.is_control() && character != '\n' {
-            out.extend(character.escape_default());
-        } else {
+        if is_printable(character) {
             out.push(character);
+        } else {
+            out.extend(character.escape_default());
         }
         out
     })
@@ -146,9 +151,10 @@ pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Columns as wide as their widest cell. A row with fewer cells ends where they end; the last column is
-/// not padded.
+/// Columns as wide as their widest cell, each row on one line. A row with fewer cells ends where they end;
+/// the last column is not padded.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -170,6 +176,8 @@ mod tests {
         assert_eq!(printable("a\nb"), "a\nb");
         assert_eq!(printable("a\u{1b}[2Jb\r\u{7}"), "a\\u{1b}[2Jb\\r\\u{7}");
         assert_eq!(printable("größe"), "größe");
+        assert_eq!(one_line("a\nresult: ok\u{202e}"), "a\\nresult: ok\\u{202e}");
+        assert_eq!(table(&[vec!["a\nb".to_owned(), "c".to_owned()]]), "a\\nb  c");
     }
 
     #[test]

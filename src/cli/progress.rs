@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::output::{Printer, count, size};
+use super::output::{Printer, count, one_line, size};
 use super::settings::{Display, Settings};
 use crate::progress::{Event, Progress};
 
@@ -147,7 +147,7 @@ impl View {
     }
 
     fn say(&self, line: &str) {
-        self.suspend(|| self.printer.message(line));
+        self.suspend(|| self.printer.message(one_line(line)));
     }
 
     /// Takes the bar away while something else is written.

@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::bounded;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, is_printable};
 use crate::json;
 
 /// The longest wait that a registry may ask for; beyond it the user is told instead.
@@ -191,7 +191,7 @@ fn registry_words(reply: &[u8], is_html: bool) -> (Vec<String>, String) {
 
 /// Foreign text, safe for a terminal and not too long.
 fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).take(MAX_WORDS).collect::<String>().trim().to_owned()
+    text.chars().filter(|letter| is_printable(*letter)).take(MAX_WORDS).collect::<String>().trim().to_owned()
 }
 
 /// RFC 9110, "Retry-After": seconds or a date. Anything else is as if it was not there.

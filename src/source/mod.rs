@@ -19,7 +19,7 @@ pub use config::parse as parse_config;
 pub use dtype::Dtype;
 pub use index::{Index, parse_index};
 
-use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::error::{self, Error, ErrorKind, Result, quoted};
 use directory::{INDEX, Listing};
 use files::{Opened, Stamp};
 
@@ -328,11 +328,7 @@ fn notes(listing: &Listing, shards: &[&str]) -> Vec<String> {
     files.chain(folders).chain(unusable).collect()
 }
 
-/// Whether printing `text` shows it as it is: no control characters, and none that hide or reorder
-/// what stands around them.
+/// Whether printing `text` shows it as it is.
 fn is_printable(text: &str) -> bool {
-    !text.chars().any(|c| {
-        c.is_control()
-            || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    })
+    text.chars().all(error::is_printable)
 }
