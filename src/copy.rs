@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::progress::{Event, Progress};
 use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
@@ -176,7 +176,7 @@ impl<S: Fetch, D: Push> Transfer<'_, S, D> {
     async fn blob(&self, blob: &Blob) -> Result<Pushed> {
         self.brought(blob).await.map_err(|error| match error.kind() {
             ErrorKind::Corrupt => {
-                let message = format!("`{}` of `{}` is not what its manifest promises", blob.name(), self.from);
+                let message = format!("{} of `{}` is not what its manifest promises", quoted(&blob.name()), self.from);
                 Error::new(ErrorKind::Corrupt, message).caused_by(error)
             }
             _ => error,
@@ -221,7 +221,7 @@ impl<S: Fetch> Body for SourceBody<'_, S> {
         Box::pin(async move {
             let chunks = self.source.fetch(&self.blob.descriptor, from).await?;
             let chunks = chunks.ok_or_else(|| {
-                let message = format!("`{}` of `{}` is missing", self.blob.name(), self.from);
+                let message = format!("{} of `{}` is missing", quoted(&self.blob.name()), self.from);
                 Error::new(self.missing, message)
             })?;
             let (gauge, mut position) = (Arc::clone(&self.blob.gauge), from);

@@ -285,3 +285,67 @@ fn without_a_source_the_answer_is_that_it_could_not_be_checked() {
     assert_eq!(verified.outcome(), Outcome::CouldNotCheck, "{:?}", verified.findings);
     assert!(kiln.place.path().exists());
 }
+
+/// Each of these is a lock that a registry could send, and none of them may be more than a finding.
+#[test]
+fn a_hostile_lock_is_a_finding() {
+    let kiln = Kiln::holding(&checkpoint("qwen3-moe-12e-bf16"), Some("int4"));
+    let original = kiln.store.read_blob(kiln.manifest().layers.last().unwrap()).unwrap();
+    let original: serde_json::Value = serde_json::from_slice(&original).unwrap();
+    let quantized = original["tensors"].as_array().unwrap().iter().position(|tensor| tensor["scheme"].is_string());
+    let quantized = quantized.unwrap();
+    let tensor = |field: &'static str, value: serde_json::Value| {
+        let mut lock = original.clone();
+        lock["tensors"][quantized][field] = value;
+        lock.to_string()
+    };
+    // Largest multiples of every group, and what is larger than any file in each way.
+    let huge = u64::MAX - 127;
+    for lock in [
+        tensor("shape", serde_json::json!([huge])),
+        tensor("shape", serde_json::json!([huge, huge, huge])),
+        tensor("shape", serde_json::json!([u64::MAX])),
+        tensor("shape", serde_json::json!([])),
+        tensor("shape", serde_json::json!([0, huge])),
+        tensor("shape", serde_json::json!(vec![1; 10_000])),
+        tensor("scheme", "affine8-g128".into()),
+        tensor("scheme", "\u{1b}[2Jint4\nresult: ok".into()),
+        tensor("scheme", serde_json::Value::Null),
+        tensor("dtype", "\u{1b}[2JBF16\nresult: ok".into()),
+        tensor("dtype", "I64".into()),
+        tensor("name", "\u{1b}[2Jx\nresult: ok".into()),
+        tensor("layer", "\u{1b}[2Jx\nresult: ok".into()),
+        r#"{"schemaVersion":1}"#.to_owned(),
+        "[".repeat(100_000),
+        "null".to_owned(),
+        String::new(),
+    ] {
+        kiln.replace("kiln.lock", |bytes| *bytes = lock.clone().into_bytes());
+        let verified = kiln.verify(Level::Rebuild, None);
+        assert_eq!(verified.outcome(), Outcome::Corrupt, "{lock:.300}");
+        for finding in &verified.findings {
+            assert!(!finding.message.contains(char::is_control), "{:?}", finding.message);
+        }
+    }
+}
+
+#[test]
+fn a_scheme_that_this_kiln_does_not_have_cannot_be_checked() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    kiln.replace("kiln.lock", |bytes| {
+        let mut lock: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        lock["scheme"] = "int1".into();
+        *bytes = lock.to_string().into_bytes();
+    });
+    let verified = kiln.verify(Level::Rebuild, Some(checkpoint("llama-f16")));
+    assert_eq!(verified.outcome(), Outcome::CouldNotCheck, "{:?}", verified.findings);
+}
+
+#[test]
+fn a_configuration_that_is_not_json_is_a_finding() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    kiln.replace("config.json", |bytes| bytes.truncate(10));
+    let verified = kiln.verify(Level::Tensors, None);
+    assert_eq!(verified.outcome(), Outcome::Corrupt);
+    assert!(verified.findings[0].message.starts_with("`config.json` is not JSON: "), "{:?}", verified.findings);
+}

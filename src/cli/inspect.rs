@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::output::{count, size, table};
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
-use crate::ops::inspect::{self, Shown};
+use crate::ops::inspect::{self, Contents, Shown};
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -40,8 +40,8 @@ impl List {
                 printer.object(&json!({
                     "name": model.name,
                     "digest": model.digest,
-                    "layers": model.contents.map(|(layers, _)| layers),
-                    "bytes": model.contents.map(|(_, bytes)| bytes),
+                    "layers": model.contents.map(|contents| contents.layers),
+                    "bytes": model.contents.map(|contents| contents.bytes),
                     "state": if model.contents.is_some() { "present" } else { "unreadable" },
                 }));
             }
@@ -50,7 +50,7 @@ impl List {
         let mut rows = vec![["NAME", "DIGEST", "LAYERS", "SIZE"].map(str::to_owned).to_vec()];
         for model in &models {
             let (layers, bytes) = match model.contents {
-                Some((layers, bytes)) => (layers.to_string(), size(bytes)),
+                Some(Contents { layers, bytes }) => (layers.to_string(), size(bytes)),
                 None => ("?".to_owned(), "?".to_owned()),
             };
             rows.push(vec![model.name.clone(), short(&model.digest), layers, bytes]);
@@ -115,7 +115,7 @@ fn object(name: &Reference, shown: &Shown) -> Value {
 }
 
 fn drawn(name: &Reference, shown: &Shown, verbose: bool) -> String {
-    let bytes: u64 = shown.layers.iter().map(|layer| layer.descriptor.size).sum();
+    let bytes = shown.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.descriptor.size));
     let facts = [
         ("name", name.to_string()),
         ("digest", shown.digest.to_string()),

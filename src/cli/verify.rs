@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use super::exit::Exit;
-use super::output::count;
+use super::output::{count, one_line};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::ops::verify::{self, Finding, Level, Verified};
@@ -106,10 +106,10 @@ fn drawn(name: &Reference, verified: &Verified) -> String {
     let checked: Vec<&str> = checked.collect();
     lines.push(format!("checked: {} ({})", checked.join(", "), count(verified.blobs, "blob")));
     for finding in &verified.findings {
-        lines.push(format!("{}: {}", finding.outcome.name(), finding.message));
+        lines.push(format!("{}: {}", finding.outcome.name(), one_line(&finding.message)));
         let details = [("layer", &finding.layer), ("tensor", &finding.tensor), ("cause", &finding.cause)];
         for (label, value) in details {
-            lines.extend(value.as_ref().map(|value| format!("  {label}: {value}")));
+            lines.extend(value.as_ref().map(|value| format!("  {label}: {}", one_line(value))));
         }
     }
     for level in &verified.not_checked {

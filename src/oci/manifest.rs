@@ -73,4 +73,9 @@ impl Manifest {
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         std::iter::once(&self.config).chain(&self.layers)
     }
+
+    /// The size of all blobs in bytes, as far as a manifest that claims more than there can be goes.
+    pub fn total_size(&self) -> u64 {
+        self.blobs().fold(0, |sum, blob| sum.saturating_add(blob.size))
+    }
 }

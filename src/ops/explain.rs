@@ -7,43 +7,48 @@ use std::os::unix::fs::FileExt;
 
 use super::inspect::{lock, read_header};
 use super::verify::{Finding, Outcome};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Content, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Manifest};
 use crate::source::safetensors::{Entry, Header};
 use crate::store::Store;
 
 /// One of the two models.
-pub(super) struct Rebuilt<'a> {
-    pub(super) store: &'a Store,
-    pub(super) manifest: &'a Manifest,
+pub(super) struct Side<'a> {
+    store: &'a Store,
+    manifest: &'a Manifest,
+    /// What its lock says, by name.
+    tensors: BTreeMap<String, LockedTensor>,
+}
+
+impl<'a> Side<'a> {
+    pub(super) fn new(store: &'a Store, manifest: &'a Manifest) -> Result<Self> {
+        let tensors = lock(store, manifest)?.into_iter().flat_map(|lock| lock.tensors);
+        Ok(Self { store, manifest, tensors: tensors.map(|tensor| (tensor.name.clone(), tensor)).collect() })
+    }
+
+    fn layers(&self) -> BTreeMap<String, &'a Descriptor> {
+        self.manifest.layers.iter().map(|layer| (layer_name(layer), layer)).collect()
+    }
 }
 
 /// How many layers are explained in full; the rest are counted.
 const MOST: usize = 8;
 
 /// Every difference, from the cause to the consequence: lock, layers, config, manifest.
-pub(super) fn differences(ours: &Rebuilt<'_>, again: &Rebuilt<'_>) -> Result<Vec<Finding>> {
-    let (our_lock, their_lock) = (lock(ours.store, ours.manifest)?, lock(again.store, again.manifest)?);
-    let tensors = |lock: Option<crate::manifest::Lock>| -> BTreeMap<String, LockedTensor> {
-        lock.into_iter().flat_map(|lock| lock.tensors).map(|tensor| (tensor.name.clone(), tensor)).collect()
-    };
-    let (our_tensors, their_tensors) = (tensors(our_lock), tensors(their_lock));
-    let by_name = |manifest: &Manifest| -> BTreeMap<String, Descriptor> {
-        manifest.layers.iter().map(|layer| (layer_name(layer), layer.clone())).collect()
-    };
-    let (our_layers, their_layers) = (by_name(ours.manifest), by_name(again.manifest));
+pub(super) fn differences(ours: &Side<'_>, again: &Side<'_>) -> Result<Vec<Finding>> {
+    let (our_layers, their_layers) = (ours.layers(), again.layers());
     let mut findings = Vec::new();
     let mut differing = 0;
     for layer in &ours.manifest.layers {
         let name = layer_name(layer);
         let Some(theirs) = their_layers.get(&name) else {
-            let tensor = our_tensors.values().find(|tensor| tensor.layer == name);
+            let tensor = ours.tensors.values().find(|tensor| tensor.layer == name);
             findings.push(Finding {
                 layer: Some(name.clone()),
                 tensor: tensor.map(|tensor| tensor.name.clone()),
                 cause: Some(format!("the source lacks this {}", if tensor.is_some() { "tensor" } else { "file" })),
-                ..Finding::new(Outcome::NotReproduced, format!("The re-creation has no layer `{name}`"))
+                ..Finding::new(Outcome::NotReproduced, format!("The re-creation has no layer {}", quoted(&name)))
             });
             continue;
         };
@@ -55,11 +60,11 @@ pub(super) fn differences(ours: &Rebuilt<'_>, again: &Rebuilt<'_>) -> Result<Vec
             continue;
         }
         findings.push(match Content::of(layer) {
-            Content::Tensors => tensor_layer(ours, layer, again, theirs, &our_tensors, &their_tensors)?,
+            Content::Tensors => tensor_layer(ours, layer, again, theirs)?,
             _ => Finding {
                 layer: Some(name.clone()),
                 cause: Some("the source has another version of this file".to_owned()),
-                ..Finding::new(Outcome::NotReproduced, format!("The file `{name}` differs"))
+                ..Finding::new(Outcome::NotReproduced, format!("The file {} differs", quoted(&name)))
             },
         });
     }
@@ -68,31 +73,30 @@ pub(super) fn differences(ours: &Rebuilt<'_>, again: &Rebuilt<'_>) -> Result<Vec
         findings.push(Finding::new(Outcome::NotReproduced, message));
     }
     for name in their_layers.keys().filter(|name| !our_layers.contains_key(*name)) {
-        findings.push(Finding::new(Outcome::NotReproduced, format!("The re-creation has another layer, `{name}`")));
+        findings
+            .push(Finding::new(Outcome::NotReproduced, format!("The re-creation has another layer, {}", quoted(name))));
     }
     if findings.is_empty() {
-        findings.push(lock_or_manifest(ours, again, &our_tensors, &their_tensors));
+        findings.push(lock_or_manifest(ours, again));
     }
     Ok(findings)
 }
 
 /// All layers agree, yet the manifests do not.
-fn lock_or_manifest(
-    ours: &Rebuilt<'_>,
-    again: &Rebuilt<'_>,
-    our_tensors: &BTreeMap<String, LockedTensor>,
-    their_tensors: &BTreeMap<String, LockedTensor>,
-) -> Finding {
-    let changed = our_tensors.iter().find(|(name, tensor)| their_tensors.get(*name) != Some(tensor));
+fn lock_or_manifest(ours: &Side<'_>, again: &Side<'_>) -> Finding {
+    let changed = ours.tensors.iter().find(|(name, tensor)| again.tensors.get(*name) != Some(tensor));
     if let Some((name, tensor)) = changed {
         return Finding {
             layer: Some(tensor.layer.clone()),
             tensor: Some(name.clone()),
-            cause: Some(value_cause((Some(tensor), their_tensors.get(name)))),
-            ..Finding::new(Outcome::NotReproduced, format!("The locks differ about `{name}`, though its bytes agree"))
+            cause: Some(value_cause((Some(tensor), again.tensors.get(name)))),
+            ..Finding::new(
+                Outcome::NotReproduced,
+                format!("The locks differ about {}, though its bytes agree", quoted(name)),
+            )
         };
     }
-    let (message, cause) = if our_tensors.len() != their_tensors.len() {
+    let (message, cause) = if ours.tensors.len() != again.tensors.len() {
         ("The locks differ", "the re-creation has more tensors".to_owned())
     } else if ours.manifest.config.digest != again.manifest.config.digest {
         ("The config blobs differ", "another kiln wrote it, or it was edited".to_owned())
@@ -103,21 +107,14 @@ fn lock_or_manifest(
 }
 
 /// The first tensor that differs in a layer.
-fn tensor_layer(
-    ours: &Rebuilt<'_>,
-    layer: &Descriptor,
-    again: &Rebuilt<'_>,
-    theirs: &Descriptor,
-    our_tensors: &BTreeMap<String, LockedTensor>,
-    their_tensors: &BTreeMap<String, LockedTensor>,
-) -> Result<Finding> {
+fn tensor_layer(ours: &Side<'_>, layer: &Descriptor, again: &Side<'_>, theirs: &Descriptor) -> Result<Finding> {
     let name = layer_name(layer);
     let (our_header, _) = read_header(ours.store, layer)?;
     let (their_header, _) = read_header(again.store, theirs)?;
     let (our_file, their_file) = (open(ours.store, layer)?, open(again.store, theirs)?);
     for entry in &our_header.tensors {
-        let tensor = owner(&entry.name, our_tensors);
-        let locked = (our_tensors.get(tensor), their_tensors.get(tensor));
+        let tensor = owner(&entry.name, &ours.tensors);
+        let locked = (ours.tensors.get(tensor), again.tensors.get(tensor));
         let finding = |part, message: String, bytes, cause: String| Finding {
             layer: Some(name.clone()),
             tensor: Some(tensor.to_owned()),
@@ -129,12 +126,14 @@ fn tensor_layer(
         let part = part(&entry.name, tensor, locked.0);
         let other = their_header.tensors.iter().find(|other| other.name == entry.name);
         let Some(other) = other.filter(|other| (other.dtype, &other.shape) == (entry.dtype, &entry.shape)) else {
-            let message = format!("`{tensor}` is stored in another form: its {part} have another type or shape");
+            let message =
+                format!("{} is stored in another form: its {part} have another type or shape", quoted(tensor));
             return Ok(finding("header", message, None, form_cause(locked)));
         };
         let bytes = count_differences((&our_file, &our_header, entry), (&their_file, &their_header, other))?;
         if bytes > 0 {
-            let message = format!("`{tensor}` differs: {bytes} of {} bytes of its {part}", entry.end - entry.begin);
+            let (tensor, of) = (quoted(tensor), entry.end - entry.begin);
+            let message = format!("{tensor} differs: {bytes} of {of} bytes of its {part}");
             return Ok(finding(part, message, Some(bytes), value_cause(locked)));
         }
     }
@@ -142,7 +141,7 @@ fn tensor_layer(
         layer: Some(name.clone()),
         part: Some("header"),
         cause: Some("the same tensors, in another order, with other metadata or more of them".to_owned()),
-        ..Finding::new(Outcome::NotReproduced, format!("The header of `{name}` differs"))
+        ..Finding::new(Outcome::NotReproduced, format!("The header of {} differs", quoted(&name)))
     })
 }
 
@@ -171,7 +170,7 @@ fn form_cause((ours, theirs): (Option<&LockedTensor>, Option<&LockedTensor>)) ->
         tensor.and_then(|tensor| tensor.scheme.clone()).unwrap_or_else(|| "none".to_owned())
     };
     if scheme(ours) != scheme(theirs) {
-        format!("another scheme: `{}` here, `{}` again", scheme(ours), scheme(theirs))
+        format!("another scheme: {} here, {} again", quoted(&scheme(ours)), quoted(&scheme(theirs)))
     } else {
         "the source has another tensor under this name".to_owned()
     }
@@ -185,7 +184,7 @@ fn value_cause(locked: (Option<&LockedTensor>, Option<&LockedTensor>)) -> String
     } else if ours.sources.iter().map(|source| &source.name).ne(theirs.sources.iter().map(|source| &source.name)) {
         "the source keeps this tensor in another layout".to_owned()
     } else if let Some((source, _)) = ours.sources.iter().zip(&theirs.sources).find(|(a, b)| a.blake3 != b.blake3) {
-        format!("the source is another one: the bytes of `{}` are not those the lock records", source.name)
+        format!("the source is another one: the bytes of {} are not those the lock records", quoted(&source.name))
     } else if hashed(ours) {
         "the source is the one the lock records: the stored layer was made by other arithmetic, or was altered"
             .to_owned()
@@ -203,7 +202,8 @@ fn count_differences(ours: (&File, &Header, &Entry), theirs: (&File, &Header, &E
     let mut done = 0;
     let read = |(file, header, entry): (&File, &Header, &Entry), done: u64, buffer: &mut [u8]| {
         file.read_exact_at(buffer, header.data_start + entry.begin + done).map_err(|cause| {
-            Error::new(ErrorKind::Store, format!("Could not read `{}` to compare it", entry.name)).caused_by(cause)
+            Error::new(ErrorKind::Store, format!("Could not read {} to compare it", quoted(&entry.name)))
+                .caused_by(cause)
         })
     };
     while done < length {

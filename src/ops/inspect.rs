@@ -1,12 +1,11 @@
 //! Looking at what a store holds: the list of models, and one model's layers and tensors.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
-use crate::manifest::{Content, Lock, layer_name};
+use crate::manifest::{Content, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use crate::source::safetensors::{Header, data_start, parse_header};
 use crate::store::Store;
@@ -18,9 +17,17 @@ pub struct Listed {
     pub name: String,
     /// Its manifest's digest.
     pub digest: Digest,
-    /// How many layers, and how many bytes they have with the config; `None` when the manifest cannot be
-    /// read.
-    pub contents: Option<(u64, u64)>,
+    /// What its manifest names; `None` when that cannot be read.
+    pub contents: Option<Contents>,
+}
+
+/// What a model consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// How many layers it has.
+    pub layers: u64,
+    /// The bytes of all layers and the config.
+    pub bytes: u64,
 }
 
 /// Every model in the store, by name.
@@ -34,7 +41,7 @@ pub fn list(store: &Store) -> Result<Vec<Listed>> {
             let contents = store
                 .manifest(&target)
                 .ok()
-                .map(|(manifest, _)| (manifest.layers.len() as u64, manifest.blobs().map(|blob| blob.size).sum()));
+                .map(|(manifest, _)| Contents { layers: manifest.layers.len() as u64, bytes: manifest.total_size() });
             Listed { name, digest: target.digest, contents }
         })
         .collect())
@@ -130,7 +137,7 @@ pub(super) fn lock(store: &Store, manifest: &Manifest) -> Result<Option<Lock>> {
     layer.map(|layer| Lock::parse(&store.read_blob(layer)?)).transpose()
 }
 
-fn from_lock(tensor: &crate::manifest::LockedTensor) -> ShownTensor {
+fn from_lock(tensor: &LockedTensor) -> ShownTensor {
     ShownTensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.clone(),
@@ -172,14 +179,13 @@ fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> 
 /// The header of a stored tensor layer, with the bytes that spell it. The data behind it is not read.
 pub(super) fn read_header(store: &Store, layer: &Descriptor) -> Result<(Header, Vec<u8>)> {
     let damaged = |cause: Error| {
-        Error::new(ErrorKind::Corrupt, format!("The layer `{}` is not a safetensors file", layer_name(layer)))
-            .caused_by(cause)
+        let message = format!("The layer {} is not a safetensors file", quoted(&layer_name(layer)));
+        Error::new(ErrorKind::Corrupt, message).caused_by(cause)
     };
-    let path = store.blob_path(&layer.digest);
-    let io = |cause| Error::io(ErrorKind::Store, "read", &path, cause);
-    let mut file = File::open(&path).map_err(io)?;
-    let mut bytes = vec![0; layer.size.min(8) as usize];
-    file.read_exact(&mut bytes).map_err(io)?;
+    let io = |cause| Error::io(ErrorKind::Store, "read", &store.blob_path(&layer.digest), cause);
+    let mut file = store.require_blob(layer)?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(layer.size.min(8)).read_to_end(&mut bytes).map_err(io)?;
     if let Some(prefix) = bytes.first_chunk() {
         let start = data_start(*prefix, layer.size).map_err(damaged)?;
         file.take(start - 8).read_to_end(&mut bytes).map_err(io)?;

@@ -1,19 +1,20 @@
 //! Verifying a model, level by level: structure, digests, tensors, rebuild. Each level implies those
 //! before it; what was not checked is said, and "could not check" is never a pass.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::create;
-use super::explain::{self, Rebuilt};
+use super::explain::{self, Side};
 use super::inspect::{lock, read_header, require};
 use super::parallel;
 use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::{Dtype, Inventory};
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Part, Plan, PlannedTensor, Request, Transform};
+use crate::plan::{Part, Plan, PlannedBlob, PlannedTensor, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::{NUMERICS, Scheme};
 use crate::source::{Checkpoint, parse_config};
@@ -210,7 +211,7 @@ impl Model<'_> {
 
     fn digests(&self) -> Result<Vec<Finding>> {
         let blobs: Vec<&Descriptor> = self.manifest.blobs().collect();
-        let bytes = blobs.iter().map(|blob| blob.size).sum();
+        let bytes = self.manifest.total_size();
         self.progress.report(Event::Started { task: "verify", blobs: blobs.len() as u64, bytes });
         let checked = parallel::each(&blobs, self.threads, |blob| self.store.check(blob, self.progress))?;
         let damage = blobs.iter().zip(checked).filter_map(|(blob, checked)| Some(damaged(blob, checked.err()?)));
@@ -236,21 +237,23 @@ impl Model<'_> {
         if let Err(cause) = requested(&lock) {
             findings.push(corrupt(&cause));
         }
+        let mut locked: BTreeMap<String, Vec<&LockedTensor>> = BTreeMap::new();
+        for tensor in &lock.tensors {
+            locked.entry(tensor.layer.clone()).or_default().push(tensor);
+        }
         let layers = || self.manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors);
         for layer in layers() {
-            let name = layer_name(layer);
-            let locked: Vec<&LockedTensor> = lock.tensors.iter().filter(|tensor| tensor.layer == name).collect();
-            match self.layer_agrees(layer, &locked) {
+            let locked = locked.get(&layer_name(layer)).map(Vec::as_slice).unwrap_or_default();
+            match self.layer_agrees(layer, locked) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Corrupt => findings.push(corrupt(&error).in_layer(layer)),
                 Err(error) => return Err(error),
             }
         }
-        for tensor in &lock.tensors {
-            if !layers().any(|layer| layer_name(layer) == tensor.layer) {
-                let message = format!("The layer of `{}` is not in the manifest", tensor.name);
-                findings.push(Finding::new(Outcome::Corrupt, message));
-            }
+        let present: BTreeSet<String> = layers().map(layer_name).collect();
+        for tensor in lock.tensors.iter().filter(|tensor| !present.contains(&tensor.layer)) {
+            let message = format!("The layer of {} is not in the manifest", quoted(&tensor.name));
+            findings.push(Finding::new(Outcome::Corrupt, message));
         }
         findings.extend(self.config_agrees(&lock)?);
         Ok(findings)
@@ -258,7 +261,7 @@ impl Model<'_> {
 
     fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor]) -> Result<()> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
-        let name = layer_name(layer);
+        let name = quoted(&layer_name(layer));
         let (header, stored) = read_header(self.store, layer)?;
         let entries: Vec<Entry> = header
             .tensors
@@ -272,28 +275,27 @@ impl Model<'_> {
             .collect();
         let in_order = entries.is_sorted_by(|a, b| a.name < b.name);
         if encode_header(&header.metadata, &entries) != stored || !in_order {
-            return Err(corrupt(format!("The layer `{name}` is not in canonical form")));
+            return Err(corrupt(format!("The layer {name} is not in canonical form")));
         }
         let expected = planned(locked)?;
         let metadata = expected.metadata();
         let parts: Vec<Part> = expected.tensors.iter().flat_map(PlannedTensor::parts).collect();
         for (part, entry) in parts.iter().zip(&entries) {
             if (&*part.name, part.dtype.name(), &part.shape) != (&*entry.name, entry.dtype, &entry.shape) {
-                return Err(corrupt(format!(
-                    "The layer `{name}` has `{}` {} {:?} where the lock says `{}` {} {:?}",
-                    entry.name, entry.dtype, entry.shape, part.name, part.dtype, part.shape
-                )));
+                let found = format!("{} {} {:?}", quoted(&entry.name), entry.dtype, entry.shape);
+                let locked = format!("{} {} {:?}", quoted(&part.name), part.dtype, part.shape);
+                return Err(corrupt(format!("The layer {name} has {found} where the lock says {locked}")));
             }
         }
         if parts.len() != entries.len() {
             return Err(corrupt(format!(
-                "The layer `{name}` has {} arrays where the lock says {}",
+                "The layer {name} has {} arrays where the lock says {}",
                 entries.len(),
                 parts.len()
             )));
         }
         if metadata != header.metadata {
-            return Err(corrupt(format!("The layer `{name}` names another quantization than the lock")));
+            return Err(corrupt(format!("The layer {name} names another quantization than the lock")));
         }
         Ok(())
     }
@@ -320,8 +322,10 @@ impl Model<'_> {
         };
         if lock.epoch != EPOCH || lock.numerics != NUMERICS || lock.profile != create::PROFILE {
             return unchecked(format!(
-                "The model was made with epoch {}, numerics `{}` and profile `{}`, which this kiln does not have",
-                lock.epoch, lock.numerics, lock.profile
+                "The model was made with epoch {}, numerics {} and profile {}, which this kiln does not have",
+                lock.epoch,
+                quoted(&lock.numerics),
+                quoted(&lock.profile)
             ));
         }
         let remembered = || {
@@ -357,14 +361,13 @@ impl Model<'_> {
             return Ok(Vec::new());
         }
         let (manifest, _) = store.manifest(&built.manifest)?;
-        let ours = Rebuilt { store: self.store, manifest: self.manifest };
-        explain::differences(&ours, &Rebuilt { store: &store, manifest: &manifest })
+        explain::differences(&Side::new(self.store, self.manifest)?, &Side::new(&store, &manifest)?)
     }
 }
 
 fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
     let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
-    let message = format!("The blob `{}` of `{whose}` {damage}", blob.digest);
+    let message = format!("The blob `{}` of {} {damage}", blob.digest, quoted(&whose));
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
 }
 
@@ -377,19 +380,17 @@ fn requested(lock: &Lock) -> Result<Option<Scheme>> {
 }
 
 /// The layer that these locked tensors describe, as a plan would have it.
-fn planned(locked: &[&LockedTensor]) -> Result<crate::plan::PlannedBlob> {
+fn planned(locked: &[&LockedTensor]) -> Result<PlannedBlob> {
     let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
     let tensors = locked.iter().map(|tensor| {
         let dtype: Dtype = tensor.dtype.parse()?;
         let scheme: Option<Scheme> = tensor.scheme.as_deref().map(str::parse).transpose()?;
-        // No element takes more than 64 bits: what can be counted here can be counted everywhere.
-        let bits = tensor.shape.iter().try_fold(64, |bits: u64, dimension| bits.checked_mul((*dimension).max(1)));
-        if bits.is_none() {
-            return Err(corrupt(format!("The shape of `{}` is larger than can be counted", tensor.name)));
-        }
         let columns = tensor.shape.last().copied().unwrap_or(0);
         if scheme.is_some_and(|scheme| columns % scheme.group_size() as u64 != 0) {
-            return Err(corrupt(format!("The lock quantizes `{}` in groups that do not fit its rows", tensor.name)));
+            return Err(corrupt(format!(
+                "The lock quantizes {} in groups that do not fit its rows",
+                quoted(&tensor.name)
+            )));
         }
         Ok(PlannedTensor {
             name: tensor.name.clone(),
@@ -407,5 +408,5 @@ fn planned(locked: &[&LockedTensor]) -> Result<crate::plan::PlannedBlob> {
         .collect::<Result<_>>()
         .map_err(|cause| corrupt("`kiln.lock` describes a tensor that cannot be".to_owned()).caused_by(cause))?;
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(crate::plan::PlannedBlob { name: String::new(), tensors })
+    Ok(PlannedBlob { name: String::new(), tensors })
 }

@@ -76,23 +76,30 @@ impl Store {
         Ok(self.open_sized(target)?.map(|file| VerifyReader::new(file, target)))
     }
 
+    /// As [`Store::open_blob`], of content that has to be there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] also when it is absent.
+    pub fn require_blob(&self, target: &Descriptor) -> Result<VerifyReader<File>> {
+        self.open_blob(target)?.ok_or_else(|| {
+            let message = format!("The content of `{}` is not in the store", target.digest);
+            Error::new(ErrorKind::Corrupt, message).hint(REPAIR)
+        })
+    }
+
     /// The whole, verified content of `target`, which must be small.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] when it is absent or damaged, [`ErrorKind::Store`] when it cannot be
-    /// read, [`ErrorKind::Unexpected`] when it is larger than 64 MiB.
+    /// read, [`ErrorKind::CouldNotCheck`] when it is larger than 64 MiB.
     pub fn read_blob(&self, target: &Descriptor) -> Result<Vec<u8>> {
         let Descriptor { digest, size, .. } = target;
         if *size > MAX_IN_MEMORY {
             let message = format!("The content of `{digest}` is too large to read at once: {size} bytes");
-            return Err(Error::new(ErrorKind::Unexpected, message));
+            return Err(Error::new(ErrorKind::CouldNotCheck, message));
         }
-        let Some(mut reader) = self.open_blob(target)? else {
-            let message = format!("The content of `{digest}` is not in the store");
-            return Err(Error::new(ErrorKind::Corrupt, message).hint(REPAIR));
-        };
         let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map_err(|cause| match cause.downcast::<Error>() {
+        self.require_blob(target)?.read_to_end(&mut bytes).map_err(|cause| match cause.downcast::<Error>() {
             Ok(verdict) => verdict.hint(REPAIR),
             Err(cause) => failed("read", &self.blob_path(digest), cause),
         })?;
