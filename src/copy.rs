@@ -59,10 +59,7 @@ pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
     progress: &Progress,
 ) -> Result<CopyReport> {
     let (target, manifest) = resolve(source, from).await?;
-    if to.digest().is_some_and(|pinned| *pinned != target.digest) {
-        let message = format!("`{from}` has the digest `{}`, not that of `{to}`", target.digest);
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
+    to.require_agreement(&target.digest)?;
     let blobs = distinct_blobs(&Manifest::parse(&manifest)?, progress)?;
     let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.descriptor.size));
     progress.report(Event::Started { task: direction.task(), blobs: blobs.len() as u64, bytes });

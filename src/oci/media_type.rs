@@ -56,6 +56,11 @@ impl MediaType {
     pub fn is_index(&self) -> bool {
         *self == Self::OCI_INDEX || *self == Self::DOCKER_LIST
     }
+
+    /// Whether registries keep it among the manifests, and not among the blobs.
+    pub fn is_manifest_or_index(&self) -> bool {
+        self.is_manifest() || self.is_index()
+    }
 }
 
 impl fmt::Display for MediaType {

@@ -45,6 +45,23 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// Whether it may name a manifest of this digest: any, unless another one is pinned.
+    pub fn admits(&self, digest: &Digest) -> bool {
+        self.digest.is_none_or(|pinned| pinned == *digest)
+    }
+
+    /// Fails unless it may name a manifest of this digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when it pins another one.
+    pub fn require_agreement(&self, digest: &Digest) -> Result<()> {
+        if self.admits(digest) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Usage, format!("`{self}` cannot name the manifest `{digest}`"))
+            .hint("leave the digest out of the name"))
+    }
+
     /// The host, or the error that says one is missing.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ impl Repository {
     /// What the manifest is: what its bytes say, or, where they do not, what the registry says.
     fn media_type(&self, name: &str, bytes: &[u8], told: Option<MediaType>) -> Result<MediaType> {
         let value = json::parse(bytes).map_err(|cause| self.corrupt(name, "is not JSON").caused_by(cause))?;
-        let told = told.filter(|told| told.is_manifest() || told.is_index());
+        let told = told.filter(MediaType::is_manifest_or_index);
         match (value["mediaType"].as_str().map(MediaType::parse), told) {
             (Some(written), Some(told)) if written != told => {
                 Err(self.corrupt(name, &format!("is {} and was sent as `{told}`", quoted(written.as_str()))))

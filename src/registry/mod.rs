@@ -124,7 +124,7 @@ impl Repository {
 
     /// Whether `target` is there, with its size.
     async fn is_present(&self, target: &Descriptor) -> Result<bool, Failure> {
-        let is_manifest = target.media_type.is_manifest() || target.media_type.is_index();
+        let is_manifest = target.media_type.is_manifest_or_index();
         let kind = if is_manifest { "manifests" } else { "blobs" };
         let url = self.url(&format!("{kind}/{}", target.digest)).await?;
         let mut call = Call::new(Method::HEAD, url, Access::Pull);
@@ -153,7 +153,7 @@ impl Fetch for Remote {
     }
 
     async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
-        if !(target.media_type.is_manifest() || target.media_type.is_index()) {
+        if !target.media_type.is_manifest_or_index() {
             return self.0.download(target, from).await;
         }
         let Some((_, mut bytes)) = self.0.manifest(&target.digest.to_string()).await? else { return Ok(None) };
@@ -165,7 +165,7 @@ impl Fetch for Remote {
 
 impl Push for Remote {
     async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
-        if !(expected.media_type.is_manifest() || expected.media_type.is_index()) {
+        if !expected.media_type.is_manifest_or_index() {
             return self.0.upload(expected, body).await;
         }
         let mut verifier = Verifier::new(expected);
@@ -196,14 +196,9 @@ impl Refs for Remote {
 
     async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
         self.require_own(reference)?;
-        if reference.digest().is_some_and(|pinned| *pinned != target.digest) {
-            let message = format!("The manifest for `{reference}` has another digest, `{}`", target.digest);
-            return Err(Error::new(ErrorKind::Usage, message));
-        }
+        reference.require_agreement(&target.digest)?;
         // The registry would store whatever comes, and under a tag nobody would notice.
-        let mut verifier = Verifier::new(target);
-        verifier.update(manifest)?;
-        verifier.finish()?;
+        Verifier::check(target, manifest)?;
         let name = reference.tag().map_or_else(|| target.digest.to_string(), str::to_owned);
         self.0.put_manifest(&name, &target.media_type, manifest).await
     }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::error::Error;
+use crate::json;
 
 /// An error code of OCI distribution-spec v1.1.1, "Error Codes":
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>.
@@ -83,7 +84,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = json!({ "errors": [{ "code": self.code.as_str(), "message": self.message }] }).to_string();
+        let body = json::to_canonical(&json!({ "errors": [{ "code": self.code.as_str(), "message": self.message }] }));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_LENGTH, body.len().into());

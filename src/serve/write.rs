@@ -112,7 +112,7 @@ where
             return Err(invalid(message).into());
         }
         let target = Descriptor::of(manifest.media_type.clone(), &bytes);
-        if reference.digest().is_some_and(|digest| *digest != target.digest) {
+        if !reference.admits(&target.digest) {
             let message = format!("The digest of the manifest is `{}`", target.digest);
             return Err(Refusal::bad_request(Code::DigestInvalid, message).into());
         }

@@ -77,23 +77,17 @@ impl Push for Memory {
 impl Refs for Memory {
     async fn resolve(&self, reference: &Reference) -> Result<Option<(Descriptor, Bytes)>> {
         let content = self.content();
-        let pinned = |target: &Descriptor| reference.digest().is_none_or(|digest| *digest == target.digest);
         let same = |named: &Reference| {
             (named.host(), named.path()) == (reference.host(), reference.path())
                 && (reference.tag().is_none() || named.tag() == reference.tag())
         };
-        let found = content.refs.iter().find(|(named, target)| same(named) && pinned(target));
+        let found = content.refs.iter().find(|(named, target)| same(named) && reference.admits(&target.digest));
         Ok(found.and_then(|(_, target)| Some((target.clone(), content.blobs.get(&target.digest)?.clone()))))
     }
 
     async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
-        let mut verifier = Verifier::new(target);
-        verifier.update(manifest)?;
-        verifier.finish()?;
-        if reference.digest().is_some_and(|digest| *digest != target.digest) {
-            let message = format!("`{reference}` cannot name the manifest `{}`", target.digest);
-            return Err(Error::new(ErrorKind::Usage, message));
-        }
+        Verifier::check(target, manifest)?;
+        reference.require_agreement(&target.digest)?;
         let mut content = self.content();
         content.blobs.insert(target.digest, manifest.clone());
         let same_tag = |named: &Reference| {

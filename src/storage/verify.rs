@@ -20,6 +20,16 @@ impl Verifier {
         Self { expected: expected.clone(), hasher: Hasher::default(), seen: 0 }
     }
 
+    /// Checks `bytes`, which are all there are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when they are not those of `expected`.
+    pub fn check(expected: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let mut verifier = Self::new(expected);
+        verifier.update(bytes)?;
+        verifier.finish()
+    }
+
     /// Takes in more bytes.
     ///
     /// # Errors

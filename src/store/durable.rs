@@ -14,7 +14,7 @@ use crate::error::Result;
 /// Blobs never change: nobody but root writes them by accident.
 pub(super) const BLOB_MODE: u32 = 0o444;
 /// The index and notes are replaced, never rewritten; the mode tells other tools who owns them.
-pub(super) const FILE_MODE: u32 = 0o644;
+const FILE_MODE: u32 = 0o644;
 
 /// A file under `ingest/` that is being written. Dropping it removes it.
 #[derive(Debug)]
@@ -120,9 +120,14 @@ pub(super) fn sync_directory(directory: &Path) -> Result<()> {
         .map_err(|cause| failed("write to disk", directory, cause))
 }
 
-/// Writes a whole small file as `name` in `directory`.
+/// Writes a whole small file that may be replaced again as `name` in `directory`.
 pub(super) fn replace(ingest: &Path, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let mut draft = Draft::create(ingest, FILE_MODE)?;
+    publish_bytes(ingest, directory, name, bytes, FILE_MODE)
+}
+
+/// Writes a whole small file of `mode` as `name` in `directory`.
+pub(super) fn publish_bytes(ingest: &Path, directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let mut draft = Draft::create(ingest, mode)?;
     draft.write_all(bytes).map_err(|cause| failed("write", draft.path(), cause))?;
     publish(directory, [(draft.seal()?, name.to_owned())])
 }

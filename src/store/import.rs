@@ -12,7 +12,6 @@ use rustix::fs::Access;
 
 use super::durable::{BLOB_MODE, Draft, Sealed, publish};
 use super::read::parse_manifest;
-use super::refs::require_agreement;
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference};
@@ -121,7 +120,7 @@ impl Import<'_> {
     /// a blob that is neither staged nor stored, [`ErrorKind::Usage`] when `reference` pins another
     /// digest, [`ErrorKind::Store`] when the disk fails.
     pub fn commit(self, reference: &Reference, manifest: &Descriptor) -> Result<ImportReport> {
-        require_agreement(reference, manifest)?;
+        reference.require_agreement(&manifest.digest)?;
         let Self { store, staged } = self;
         let mut staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
         let staged_manifest = staged.remove(&manifest.digest).filter(|found| found.size == manifest.size);

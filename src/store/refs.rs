@@ -52,15 +52,15 @@ impl Store {
     /// As [`Store::refs`].
     pub fn find(&self, reference: &Reference) -> Result<Option<Descriptor>> {
         let mut refs = self.refs()?;
-        let pinned = |target: &Descriptor| reference.digest().is_none_or(|digest| *digest == target.digest);
+        let admitted = |target: &Descriptor| reference.admits(&target.digest);
         if reference.tag().is_some() {
-            return Ok(refs.remove(&name_of(reference)).filter(pinned));
+            return Ok(refs.remove(&name_of(reference)).filter(admitted));
         }
         let same_repository = |name: &str| {
             name.parse::<Reference>()
                 .is_ok_and(|named| (named.host(), named.path()) == (reference.host(), reference.path()))
         };
-        Ok(refs.into_iter().find(|(name, target)| pinned(target) && same_repository(name)).map(|(_, target)| target))
+        Ok(refs.into_iter().find(|(name, target)| admitted(target) && same_repository(name)).map(|(_, target)| target))
     }
 
     /// Points `reference` at the stored manifest `target`, atomically and durably.
@@ -69,7 +69,7 @@ impl Store {
     /// [`ErrorKind::NotFound`] when the manifest is not stored, [`ErrorKind::Usage`] when `reference`
     /// pins another digest, [`ErrorKind::Store`] when the index cannot be written.
     pub fn set_ref(&self, reference: &Reference, target: &Descriptor) -> Result<()> {
-        require_agreement(reference, target)?;
+        reference.require_agreement(&target.digest)?;
         if !self.has_size(target)? {
             let message = format!("The manifest `{}` is not in the store", target.digest);
             return Err(Error::new(ErrorKind::NotFound, message));
@@ -94,10 +94,10 @@ impl Store {
     /// As [`Store::refs`], and [`ErrorKind::Store`] when the index cannot be written.
     pub fn remove_ref(&self, reference: &Reference) -> Result<Option<Descriptor>> {
         let name = name_of(reference);
-        let pinned = |entry: &Descriptor| reference.digest().is_none_or(|digest| *digest == entry.digest);
+        let meant = |entry: &Descriptor| ref_name(entry) == Some(&name) && reference.admits(&entry.digest);
         let mut removed = Vec::new();
         self.update_index(|index| {
-            removed = index.manifests.extract_if(.., |old| ref_name(old) == Some(&name) && pinned(old)).collect();
+            removed = index.manifests.extract_if(.., |old| meant(old)).collect();
             !removed.is_empty()
         })?;
         Ok(removed.pop().map(|mut entry| {
@@ -131,17 +131,6 @@ impl Store {
         }
         index.manifests.sort_by(|left, right| ref_name(left).cmp(&ref_name(right)));
         replace(&self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
-    }
-}
-
-/// Fails when `reference` pins a digest that `target` does not have.
-pub(super) fn require_agreement(reference: &Reference, target: &Descriptor) -> Result<()> {
-    match reference.digest() {
-        Some(digest) if *digest != target.digest => {
-            let message = format!("`{reference}` cannot name the manifest `{}`", target.digest);
-            Err(Error::new(ErrorKind::Usage, message).hint("leave the digest out of the name"))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
-use super::durable::{BLOB_MODE, Draft, publish};
+use super::durable::{BLOB_MODE, Draft, publish, publish_bytes};
 use super::read::parse_manifest;
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,14 +116,11 @@ impl Refs for Store {
     async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
         let (reference, target, manifest) = (reference.clone(), target.clone(), manifest.clone());
         self.blocking(move |store| {
-            let mut verifier = Verifier::new(&target);
-            verifier.update(&manifest)?;
-            verifier.finish()?;
+            Verifier::check(&target, &manifest)?;
             store.require_blobs(&parse_manifest(&target, &manifest)?, |_| false)?;
             if !store.holds(&target)? {
-                let mut draft = Draft::create(&store.layout.ingest(), BLOB_MODE)?;
-                draft.write_all(&manifest).map_err(|cause| failed("write", draft.path(), cause))?;
-                publish(&store.layout.blobs(), [(draft.seal()?, target.digest.hex())])?;
+                let (ingest, blobs) = (store.layout.ingest(), store.layout.blobs());
+                publish_bytes(&ingest, &blobs, &target.digest.hex(), &manifest, BLOB_MODE)?;
             }
             store.set_ref(&reference, &target)
         })
