@@ -26,7 +26,11 @@ pub(super) fn expert_groups(
             continue;
         }
         if !layout.has(expert.projection) {
-            return Err(Error::input(format!("Experts of `{}` have no gate, but there is `{name}`", family.name)));
+            return Err(Error::input(format!(
+                "Experts of `{}` have no gate, but there is {}",
+                family.name,
+                quoted(name)
+            )));
         }
         let found = layers.entry(expert.layer).or_default();
         if let Some((other, _)) = found.insert((expert.projection, expert.position), (name, tensor)) {
