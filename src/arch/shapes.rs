@@ -84,3 +84,24 @@ fn text_layer(name: &str) -> Option<(u64, &str)> {
     let number = layer.rsplit('.').next()?.parse().ok()?;
     (!foreign).then_some((number, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_size_that_cannot_be_is_a_contradiction() {
+        for width in [1 << 63, u64::MAX] {
+            let config = json!({
+                "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 1, "moe_intermediate_size": width,
+            });
+            let facts = ModelFacts::of(&config);
+            let gate: &[u64] = &[4, 8, 64];
+            let found = Family::of(&facts)
+                .contradictions(&facts, [("model.layers.0.mlp.switch_mlp.gate_proj.weight", gate)].into_iter());
+            assert!(found.iter().any(|sentence| sentence.contains("moe_intermediate_size")), "{found:?}");
+        }
+    }
+}
