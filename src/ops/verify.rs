@@ -234,9 +234,6 @@ impl Model<'_> {
             )]);
         };
         let mut findings = Vec::new();
-        if let Err(cause) = requested(&lock) {
-            findings.push(corrupt(&cause));
-        }
         let mut locked: BTreeMap<String, Vec<&LockedTensor>> = BTreeMap::new();
         for tensor in &lock.tensors {
             locked.entry(tensor.layer.clone()).or_default().push(tensor);
@@ -335,7 +332,10 @@ impl Model<'_> {
         let Some(source) = options.source.clone().or_else(remembered) else {
             return unchecked("The source is not known here: name it with `--source DIR`".to_owned());
         };
-        let scheme = requested(&lock)?;
+        let scheme = match lock.scheme.as_deref().map(str::parse).transpose() {
+            Ok(scheme) => scheme,
+            Err(error) => return unchecked(format!("The model cannot be made by this kiln: {error}")),
+        };
         let prepared = Checkpoint::open(&source).and_then(|checkpoint| {
             let plan = Plan::new(&Inventory::of(&checkpoint)?, Request { scheme })?;
             Ok((checkpoint, plan))
@@ -369,14 +369,6 @@ fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
     let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
     let message = format!("The blob `{}` of {} {damage}", blob.digest, quoted(&whose));
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
-}
-
-/// The scheme that was asked for.
-fn requested(lock: &Lock) -> Result<Option<Scheme>> {
-    let parsed = lock.scheme.as_deref().map(str::parse).transpose();
-    parsed.map_err(|cause: Error| {
-        Error::new(ErrorKind::Corrupt, "`kiln.lock` names a scheme that cannot be").caused_by(cause)
-    })
 }
 
 /// The layer that these locked tensors describe, as a plan would have it.
