@@ -75,8 +75,8 @@ impl Create {
                     threads: session.settings.threads,
                 };
                 // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
-                create::preview(&options.source, request)?;
-                create::create(&session.open_store()?, &options, progress)
+                let prepared = create::prepare(&options.source, request)?;
+                prepared.create(&session.open_store()?, &options, progress)
             })
             .await?;
         let Created { digest, layers, bytes, bytes_written } = created;

@@ -62,9 +62,26 @@ pub struct Preview {
 /// # Errors
 /// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
 pub fn preview(source: &Path, request: Request) -> Result<Preview> {
-    let plan = Plan::new(&Inventory::of(&Checkpoint::open(source)?)?, request)?;
+    let Prepared { plan, .. } = prepare(source, request)?;
     let sizes = plan.blobs.iter().map(|blob| Layout::of(blob).size).collect();
     Ok(Preview { plan, sizes })
+}
+
+/// A checkpoint and its plan: all that can be refused before a weight is read has been.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) plan: Plan,
+}
+
+/// Opens a checkpoint and plans it.
+///
+/// # Errors
+/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
+pub fn prepare(source: &Path, request: Request) -> Result<Prepared> {
+    let checkpoint = Checkpoint::open(source)?;
+    let plan = Plan::new(&Inventory::of(&checkpoint)?, request)?;
+    Ok(Prepared { checkpoint, plan })
 }
 
 /// Creates a model in `store`. Either everything is there afterwards, or nothing changed.
@@ -73,19 +90,27 @@ pub fn preview(source: &Path, request: Request) -> Result<Preview> {
 /// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported, [`crate::ErrorKind::Store`] when the store
 /// cannot take the result.
 pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
-    let checkpoint = Checkpoint::open(&options.source)?;
-    let plan = Plan::new(&Inventory::of(&checkpoint)?, options.request)?;
-    plan.notes.iter().for_each(|note| progress.note(note));
-    let import = store.begin_import()?;
-    let built = build(&checkpoint, &plan, options.dialect, options.threads, &import, progress)?;
-    let report = import.commit(&options.name, &built.manifest)?;
-    store.set_note(&built.manifest.digest, &provenance(&checkpoint))?;
-    Ok(Created {
-        digest: built.manifest.digest,
-        layers: built.layers,
-        bytes: built.bytes,
-        bytes_written: report.bytes_written,
-    })
+    prepare(&options.source, options.request)?.create(store, options, progress)
+}
+
+impl Prepared {
+    /// Creates the model in `store`; of `options`, what was prepared is not looked at again.
+    ///
+    /// # Errors
+    /// As [`create`].
+    pub fn create(&self, store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
+        self.plan.notes.iter().for_each(|note| progress.note(note));
+        let import = store.begin_import()?;
+        let built = build(&self.checkpoint, &self.plan, options.dialect, options.threads, &import, progress)?;
+        let report = import.commit(&options.name, &built.manifest)?;
+        store.set_note(&built.manifest.digest, &provenance(&self.checkpoint))?;
+        Ok(Created {
+            digest: built.manifest.digest,
+            layers: built.layers,
+            bytes: built.bytes,
+            bytes_written: report.bytes_written,
+        })
+    }
 }
 
 /// What the store remembers about this run: where the checkpoint lay. Never part of a digest.

@@ -4,20 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::create;
+use super::create::{self, Prepared};
 use super::explain::{self, Side};
 use super::inspect::{lock, read_header, require};
 use super::parallel;
 use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::inventory::{Dtype, Inventory};
+use crate::inventory::Dtype;
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Part, Plan, PlannedBlob, PlannedTensor, Request, Transform};
+use crate::plan::{Part, PlannedBlob, PlannedTensor, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::{NUMERICS, Scheme};
-use crate::source::{Checkpoint, parse_config};
+use crate::source::parse_config;
 use crate::store::{Damage, Store};
 
 /// How much is checked.
@@ -336,11 +336,7 @@ impl Model<'_> {
             Ok(scheme) => scheme,
             Err(error) => return unchecked(format!("The model cannot be made by this kiln: {error}")),
         };
-        let prepared = Checkpoint::open(&source).and_then(|checkpoint| {
-            let plan = Plan::new(&Inventory::of(&checkpoint)?, Request { scheme })?;
-            Ok((checkpoint, plan))
-        });
-        let (checkpoint, plan) = match prepared {
+        let Prepared { checkpoint, plan } = match create::prepare(&source, Request { scheme }) {
             Ok(prepared) => prepared,
             Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
         };
