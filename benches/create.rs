@@ -37,7 +37,7 @@ fn main() {
         let options = Options {
             name: "bench:model".parse().expect("a reference"),
             source: source.clone(),
-            request: Request { scheme: scheme.map(|scheme| scheme.parse().expect("a scheme")) },
+            request: Request { scheme: scheme.map(|scheme| scheme.parse().expect("a scheme")), ..Request::default() },
             dialect: Dialect::Ollama,
             threads,
         };

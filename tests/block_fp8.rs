@@ -32,7 +32,7 @@ fn made(source: &Path, scheme: Option<&str>) -> kiln::Result<(Made, Vec<String>)
     let place = TempDir::new().unwrap();
     let store = Store::open(&place.path().join("store")).unwrap();
     let name: Reference = "model:fp8".parse().unwrap();
-    let request = Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()) };
+    let request = Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() };
     let options =
         Options { name: name.clone(), source: source.to_owned(), request, dialect: Dialect::Ollama, threads: 2 };
     let (told, notes) = std::sync::mpsc::channel();

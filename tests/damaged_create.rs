@@ -55,7 +55,7 @@ fn every_damaged_checkpoint_is_refused_and_leaves_the_store_unchanged() {
         let options = Options {
             name: "model:a".parse().unwrap(),
             source: source.clone(),
-            request: Request { scheme: Some("mxfp4".parse().unwrap()) },
+            request: Request { scheme: Some("mxfp4".parse().unwrap()), ..Request::default() },
             dialect: Dialect::Ollama,
             threads: 1,
         };

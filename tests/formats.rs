@@ -37,7 +37,7 @@ impl<'a> Made<'a> {
         let options = Options {
             name: name.clone(),
             source: root().join(CHECKPOINT),
-            request: Request { scheme: Some(Scheme::INT4) },
+            request: Request { scheme: Some(Scheme::INT4), ..Request::default() },
             dialect,
             threads: 2,
         };

@@ -54,7 +54,7 @@ impl Fresh {
         let options = Options {
             name: "model:golden".parse().unwrap(),
             source: source.to_owned(),
-            request: Request { scheme: (scheme != "none").then(|| scheme.parse().unwrap()) },
+            request: Request { scheme: (scheme != "none").then(|| scheme.parse().unwrap()), ..Request::default() },
             dialect: Dialect::Ollama,
             threads,
         };

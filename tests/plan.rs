@@ -22,7 +22,8 @@ fn inventory(config: Value, tensors: &[(&str, &[u64])]) -> Inventory {
 }
 
 fn plan(inventory: &Inventory, scheme: Option<&str>) -> Plan {
-    Plan::new(inventory, Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()) }).unwrap()
+    Plan::new(inventory, Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() })
+        .unwrap()
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
@@ -108,7 +109,7 @@ fn gemma4_is_fused_gate_rows_first_whatever_form_it_comes_in() {
         ("model.layers.0.moe.experts.1.down_proj.weight", &[128, 64]),
     ];
     let bytes = 64 * 128 * 2;
-    let segment = |source, offset| Segment { source, offset, length: bytes };
+    let segment = |source, offset| Segment::run(source, offset, bytes);
     for (tensors, segments) in [
         (&split[..], [segment(0, 0), segment(1, 0), segment(0, bytes), segment(1, bytes)]),
         (&one_by_one[..], [segment(0, 0), segment(2, 0), segment(1, 0), segment(3, 0)]),
@@ -134,8 +135,8 @@ fn splitting_takes_the_gate_rows_and_the_up_rows_of_every_expert() {
     let plan = plan(&inventory(config, &tensors), None);
     let bytes = 64 * 128 * 2;
     let [down, gate, up] = &plan.blobs[1].tensors[..] else { panic!("{:?}", names(&plan)) };
-    assert_eq!(down.segments, [Segment { source: 0, offset: 0, length: 2 * bytes }]);
-    let halves = |first| [first, first + 2 * bytes].map(|offset| Segment { source: 0, offset, length: bytes });
+    assert_eq!(down.segments, [Segment::run(0, 0, 2 * bytes)]);
+    let halves = |first| [first, first + 2 * bytes].map(|offset| Segment::run(0, offset, bytes));
     assert_eq!(gate.segments, halves(0));
     assert_eq!(up.segments, halves(bytes));
 }

@@ -38,7 +38,7 @@ impl Kiln {
         let options = CreateOptions {
             name: kiln.name.clone(),
             source: source.to_owned(),
-            request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()) },
+            request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() },
             dialect: Dialect::Ollama,
             threads: 2,
         };

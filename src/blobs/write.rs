@@ -7,7 +7,7 @@ use tempfile::SpooledTempFile;
 use super::Layout;
 use super::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::plan::{Part, PlannedBlob, PlannedTensor, Role, SourceTensor};
+use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Role, Segment, SourceTensor};
 use crate::progress::Progress;
 use crate::quant::{self, Float, NonFinite, Quantized, Scheme};
 use crate::source::{Checkpoint, TensorInfo};
@@ -15,6 +15,10 @@ use crate::source::{Checkpoint, TensorInfo};
 /// How many source bytes are read at once: small enough to stay in a core's cache on the way through the
 /// kernels, a multiple of every group in every type.
 const CHUNK: usize = 1 << 20;
+
+/// What may be held at once of a source whose bytes are taken out of order, in bytes. A transposed matrix must
+/// fit; what does not is read run by run.
+const SPAN: u64 = 32 << 20;
 
 /// What a part that cannot be written yet may take in memory before it goes to a temporary file.
 const SPOOL: usize = 8 << 20;
@@ -51,6 +55,9 @@ fn sink_failed(cause: io::Error) -> Error {
     }
 }
 
+/// Takes a chunk of what a segment gives: the segment, where in its bytes the chunk is, and the chunk, decoded.
+type UseChunk<'a> = dyn FnMut(&Segment, u64, &[u8]) -> Result<()> + 'a;
+
 /// A planned tensor's bytes, as they are read.
 struct Source<'a> {
     tensor: &'a PlannedTensor,
@@ -85,9 +92,14 @@ impl<'a> Source<'a> {
     }
 
     fn write(mut self, parts: &[Part], sink: &mut dyn Write) -> Result<SourceHashes> {
-        match self.tensor.scheme {
-            None => self.copy(sink)?,
-            Some(scheme) => self.quantize(scheme, parts, sink)?,
+        match (self.tensor.scheme, &self.tensor.packed) {
+            (None, _) => self.copy(&self.tensor.segments, sink)?,
+            (Some(scheme), None) => self.quantize(scheme, parts, sink)?,
+            (Some(_), Some(packed)) => {
+                for part in parts {
+                    self.copy(segments(self.tensor, packed, part.role), sink)?;
+                }
+            }
         }
         Ok(if self.tensor.is_transformed() {
             self.hashers.iter().map(blake3::Hasher::finalize).collect()
@@ -96,47 +108,101 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Reads every segment in order; `use_chunk` gets the source's index, the chunk's offset in it after
-    /// decoding, and the decoded bytes.
-    fn read(&mut self, mut use_chunk: impl FnMut(usize, u64, &[u8]) -> Result<()>) -> Result<()> {
-        let transformed = self.tensor.is_transformed();
+    /// Reads segments in order.
+    fn read(&mut self, segments: &[Segment], use_chunk: &mut UseChunk<'_>) -> Result<()> {
         // An empty matrix has rows of no bytes, of which no number fills a chunk.
-        for segment in self.tensor.segments.iter().filter(|segment| segment.length > 0) {
-            let info = stored(self.checkpoint, &self.tensor.sources[segment.source].name)?;
-            let hasher = &mut self.hashers[segment.source];
-            let decoder = self.decoders[segment.source].as_ref();
-            // What one stored byte becomes, and how much is taken at once: whole rows, where rows matter.
-            let (growth, unit) = decoder.map_or((1, 1), |decoder| (Decoder::GROWTH, decoder.row_bytes()));
-            let most = (CHUNK as u64 / unit).max(1) * unit;
-            let mut done = 0;
-            while done < segment.length / growth {
-                let length = (segment.length / growth - done).min(most);
-                let at = segment.offset / growth + done;
-                if self.chunk.len() < length as usize {
-                    return Err(Error::input(format!("A row of {} is longer than 1 MiB", quoted(&self.tensor.name))));
-                }
-                let bytes = &mut self.chunk[..length as usize];
-                self.checkpoint.read_at(info, at, bytes)?;
-                if transformed {
-                    hasher.update(bytes);
-                }
-                match decoder {
-                    Some(decoder) => use_chunk(segment.source, at * growth, decoder.decode(at, bytes, &mut self.rows))?,
-                    None => use_chunk(segment.source, at, bytes)?,
-                }
-                self.progress.advance(length);
-                done += length;
+        for segment in segments.iter().filter(|segment| segment.bytes() > 0) {
+            if segment.loops.is_empty() {
+                self.read_run(segment, segment.offset, segment.run, &mut |at, bytes| use_chunk(segment, at, bytes))?;
+            } else {
+                self.read_strided(segment, segment, 0, use_chunk)?;
             }
         }
         Ok(())
     }
 
-    fn copy(&mut self, sink: &mut dyn Write) -> Result<()> {
+    /// Reads `length` decoded bytes from `offset` of the segment's source.
+    fn read_run(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        length: u64,
+        use_chunk: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let info = stored(self.checkpoint, &self.tensor.sources[segment.source].name)?;
+        let hasher = self.tensor.is_transformed().then_some(&mut self.hashers[segment.source]);
+        // What a strided segment takes is hashed in its own order.
+        let mut hasher = hasher.filter(|_| segment.loops.is_empty());
+        let decoder = self.decoders[segment.source].as_ref();
+        // What one stored byte becomes, and how much is taken at once: whole rows, where rows matter.
+        let (growth, unit) = decoder.map_or((1, 1), |decoder| (Decoder::GROWTH, decoder.row_bytes()));
+        let most = (CHUNK as u64 / unit).max(1) * unit;
+        let mut done = 0;
+        while done < length / growth {
+            let step = (length / growth - done).min(most);
+            let at = offset / growth + done;
+            if self.chunk.len() < step as usize {
+                return Err(Error::input(format!("A row of {} is longer than 1 MiB", quoted(&self.tensor.name))));
+            }
+            let bytes = &mut self.chunk[..step as usize];
+            self.checkpoint.read_at(info, at, bytes)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(bytes);
+            }
+            match decoder {
+                Some(decoder) => use_chunk(done * growth, decoder.decode(at, bytes, &mut self.rows))?,
+                None => use_chunk(done, bytes)?,
+            }
+            self.progress.advance(step);
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// Reads what lies between the first and the last run, as far as it may be held at once, and picks the
+    /// runs out of it. `whole` is the segment that `part` is a part of, from byte `at` on.
+    fn read_strided(&mut self, whole: &Segment, part: &Segment, at: u64, use_chunk: &mut UseChunk<'_>) -> Result<()> {
+        if part.span() > SPAN && !part.loops.is_empty() {
+            let mut at = at;
+            for inner in part.unrolled() {
+                self.read_strided(whole, &inner, at, use_chunk)?;
+                at += inner.bytes();
+            }
+            return Ok(());
+        }
+        let (start, end) = self.whole_rows(part);
+        let mut span = Vec::with_capacity((end - start) as usize);
+        self.read_run(whole, start, end - start, &mut |_, bytes| {
+            span.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        let mut gathered = Vec::with_capacity(part.bytes() as usize);
+        part.gather(&span[(part.offset - start) as usize..], &mut gathered);
+        if self.tensor.is_transformed() {
+            self.hashers[whole.source].update(&gathered);
+        }
+        let mut chunks = (at..).step_by(CHUNK).zip(gathered.chunks(CHUNK));
+        chunks.try_for_each(|(at, chunk)| use_chunk(whole, at, chunk))
+    }
+
+    /// Where the bytes of `part` start and end in its source, widened to the rows that a decoder needs.
+    fn whole_rows(&self, part: &Segment) -> (u64, u64) {
+        let (start, end) = (part.offset, part.offset + part.span());
+        match &self.decoders[part.source] {
+            Some(decoder) => {
+                let row = decoder.row_bytes() * Decoder::GROWTH;
+                (start / row * row, end.div_ceil(row) * row)
+            }
+            None => (start, end),
+        }
+    }
+
+    fn copy(&mut self, segments: &[Segment], sink: &mut dyn Write) -> Result<()> {
         let tensor = self.tensor;
-        let checked = tensor.float().filter(|_| tensor.finite);
-        self.read(|source, offset, bytes| {
+        let checked = tensor.float().filter(|_| tensor.finite && tensor.packed.is_none());
+        self.read(segments, &mut |segment, at, bytes| {
             if let Some(float) = checked {
-                quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, float, source, offset, error))?;
+                quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, float, segment, at, error))?;
             }
             sink.write_all(bytes).map_err(sink_failed)
         })
@@ -154,8 +220,8 @@ impl<'a> Source<'a> {
         })?;
         let mut scratch = Scratch::new(scheme, float);
         let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
-        self.read(|source, offset, bytes| {
-            let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, float, source, offset, error))?;
+        self.read(&tensor.segments, &mut |segment, at, bytes| {
+            let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, float, segment, at, error))?;
             sink.write_all(out.part(parts[0].role)).map_err(sink_failed)?;
             let mut waiting = parts[1..].iter().zip(&mut spools);
             waiting.try_for_each(|(part, spool)| spool.write_all(out.part(part.role)).map_err(sink_failed))
@@ -177,10 +243,21 @@ fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo> 
     })
 }
 
-/// A value that is not finite, in a chunk that starts at byte `offset` of a source.
-fn not_finite(tensor: &PlannedTensor, float: Float, source: usize, offset: u64, error: NonFinite) -> Error {
-    let index = offset / float.size() as u64 + error.index as u64;
-    let name = quoted(&tensor.sources[source].name);
+/// The source bytes of a part that is copied.
+fn segments<'a>(tensor: &'a PlannedTensor, packed: &'a Packed, role: Role) -> &'a [Segment] {
+    match role {
+        Role::Values | Role::Packed => &tensor.segments,
+        Role::Scales => &packed.scales,
+        Role::Biases => &packed.biases,
+        Role::Global => packed.global.as_ref().map_or(&[], |(_, segments)| segments),
+    }
+}
+
+/// A value that is not finite, in a chunk that starts at byte `at` of what `segment` gives.
+fn not_finite(tensor: &PlannedTensor, float: Float, segment: &Segment, at: u64, error: NonFinite) -> Error {
+    let size = float.size() as u64;
+    let index = segment.locate(at + error.index as u64 * size) / size;
+    let name = quoted(&tensor.sources[segment.source].name);
     Error::input(format!("{name} is not finite at element {index}"))
         .hint("a NaN or an infinity cannot be quantized: repair the checkpoint, or import it without `--quantize`")
 }
@@ -215,6 +292,7 @@ impl Scratch {
             Role::Values | Role::Packed => &self.packed,
             Role::Scales => &self.scales,
             Role::Biases => &self.biases,
+            Role::Global => &[],
         }
     }
 }

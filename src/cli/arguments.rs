@@ -13,6 +13,7 @@ use super::{create, demo, exit, inspect, login, names, serve, shell, transfer, v
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
 use crate::ops::verify::Level;
+use crate::plan::Profile;
 use crate::quant::Scheme;
 
 /// Imports model checkpoints into layers whose bytes are the same every time, and proves it.
@@ -160,6 +161,21 @@ impl ValueEnum for Level {
             Self::Rebuild => "creating the model again from its source gives the same bytes",
         };
         Some(PossibleValue::new(self.name()).help(promise))
+    }
+}
+
+impl ValueEnum for Profile {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let runtime = match self {
+            Self::Ollama => "one layer per tensor or expert group, as Ollama reads them",
+            Self::Mlx => "what `mlx_lm.convert` gives",
+            Self::Hf => "the checkpoint's files as they are",
+        };
+        Some(PossibleValue::new(self.name()).help(runtime))
     }
 }
 

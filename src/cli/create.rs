@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::Dialect;
 use crate::oci::Reference;
 use crate::ops::create::{self, Created, Preview};
-use crate::plan::{PlannedTensor, Request};
+use crate::plan::{PlannedTensor, Profile, Request};
 use crate::quant::Scheme;
 
 const EXAMPLES: &str = "\
@@ -38,6 +38,9 @@ pub(super) struct Create {
     /// Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}
     #[arg(long, short = 'Q', value_name = "SCHEME", value_parser = SchemeParser, hide_possible_values = true)]
     quantize: Option<Scheme>,
+    /// The runtime the layers are named for
+    #[arg(long, value_name = "PROFILE", default_value = "ollama")]
+    profile: Profile,
     /// How the manifest is spelled
     #[arg(long, value_name = "DIALECT", default_value = "ollama")]
     dialect: Dialect,
@@ -53,7 +56,7 @@ impl Create {
             let message = format!("A new model cannot be named by a digest: `{}`", self.name);
             return Err(Error::new(ErrorKind::Usage, message).hint("leave the digest out of the name"));
         }
-        let request = Request { scheme: self.quantize };
+        let request = Request { profile: self.profile, scheme: self.quantize };
         if self.dry_run {
             let preview = session.blocking(move |_| create::preview(&self.source, request)).await?;
             if session.printer.is_json() {
@@ -75,7 +78,7 @@ impl Create {
                     threads: session.settings.threads,
                 };
                 // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
-                let prepared = create::prepare(&options.source, request)?;
+                let prepared = create::prepare(&options.source, options.request.clone())?;
                 prepared.create(&session.open_store()?, &options, progress)
             })
             .await?;

@@ -48,6 +48,9 @@ pub struct LockedTensor {
     pub layer: String,
     /// Its name.
     pub name: String,
+    /// Set when the source has quantized it: codes and scales are copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<LockedPacked>,
     /// Its scheme; none when the values are the source's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
@@ -57,6 +60,15 @@ pub struct LockedTensor {
     pub sources: Vec<LockedSource>,
     /// `copy`, `stack`, `split` or `fuse`.
     pub transform: String,
+}
+
+/// What the source has beside codes, scales and biases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedPacked {
+    /// The shape of the global scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global_scale: Option<Vec<u64>>,
 }
 
 /// One source tensor of an output tensor.
@@ -123,6 +135,7 @@ mod tests {
                 dtype: "BF16".into(),
                 layer: "a".into(),
                 name: "a".into(),
+                packed: None,
                 scheme: None,
                 shape: vec![2],
                 sources: vec![LockedSource { blake3: None, dtype: "BF16".into(), name: "a".into(), shape: vec![2] }],

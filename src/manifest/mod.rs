@@ -7,7 +7,7 @@ mod ollama;
 
 use std::str::FromStr;
 
-pub use lock::{EPOCH, Lock, LockedSource, LockedTensor, SCHEMA_VERSION};
+pub use lock::{EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use ollama::ModelConfig;
 
 use crate::error::{Error, ErrorKind, Result, quoted};

@@ -9,16 +9,15 @@ use super::parallel;
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, Result};
 use crate::inventory::{Inventory, SourceKind};
-use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION};
+use crate::manifest::{
+    Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
+};
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use crate::plan::{Plan, PlannedBlob, PlannedTensor, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
 use crate::store::{Import, Store};
-
-/// The profile that layers are named for.
-pub const PROFILE: &str = "ollama";
 
 /// What to create, from what.
 #[derive(Clone, Debug)]
@@ -90,7 +89,7 @@ pub fn prepare(source: &Path, request: Request) -> Result<Prepared> {
 /// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported, [`crate::ErrorKind::Store`] when the store
 /// cannot take the result.
 pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
-    prepare(&options.source, options.request)?.create(store, options, progress)
+    prepare(&options.source, options.request.clone())?.create(store, options, progress)
 }
 
 impl Prepared {
@@ -205,6 +204,10 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
         dtype: tensor.dtype.to_string(),
         layer: layer.to_owned(),
         name: tensor.name.clone(),
+        packed: tensor
+            .packed
+            .as_ref()
+            .map(|packed| LockedPacked { global_scale: packed.global.as_ref().map(|(shape, _)| shape.clone()) }),
         scheme: tensor.scheme.map(|scheme| scheme.to_string()),
         shape: tensor.shape.clone(),
         sources: sources.collect(),
@@ -218,7 +221,7 @@ fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
         kind: plan.kind.to_string(),
         normalizations: plan.normalizations.iter().map(|transform| transform.name().to_owned()).collect(),
         numerics: NUMERICS.to_owned(),
-        profile: PROFILE.to_owned(),
+        profile: plan.request.profile.to_string(),
         schema_version: SCHEMA_VERSION,
         scheme: plan.request.scheme.map(|scheme| scheme.to_string()),
         tensors,

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Part, PlannedBlob, PlannedTensor, Request, Transform};
+use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Profile, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::{NUMERICS, Scheme};
 use crate::source::parse_config;
@@ -233,6 +233,11 @@ impl Model<'_> {
                 "The model has no `kiln.lock`: which tensors it should have is not known",
             )]);
         };
+        let Ok(profile) = lock.profile.parse() else {
+            let message =
+                format!("The model is of the profile {}, which this kiln does not have", quoted(&lock.profile));
+            return Ok(vec![Finding::new(Outcome::CouldNotCheck, message)]);
+        };
         let mut findings = Vec::new();
         let mut locked: BTreeMap<String, Vec<&LockedTensor>> = BTreeMap::new();
         for tensor in &lock.tensors {
@@ -241,7 +246,7 @@ impl Model<'_> {
         let layers = || self.manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors);
         for layer in layers() {
             let locked = locked.get(&layer_name(layer)).map(Vec::as_slice).unwrap_or_default();
-            match self.layer_agrees(layer, locked) {
+            match self.layer_agrees(layer, locked, profile) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Corrupt => findings.push(corrupt(&error).in_layer(layer)),
                 Err(error) => return Err(error),
@@ -256,7 +261,7 @@ impl Model<'_> {
         Ok(findings)
     }
 
-    fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor]) -> Result<()> {
+    fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor], profile: Profile) -> Result<()> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
         let name = quoted(&layer_name(layer));
         let (header, stored) = read_header(self.store, layer)?;
@@ -274,7 +279,7 @@ impl Model<'_> {
         if encode_header(&header.metadata, &entries) != stored || !in_order {
             return Err(corrupt(format!("The layer {name} is not in canonical form")));
         }
-        let expected = planned(locked)?;
+        let expected = planned(locked, profile)?;
         let metadata = expected.metadata();
         let parts: Vec<Part> = expected.tensors.iter().flat_map(PlannedTensor::parts).collect();
         for (part, entry) in parts.iter().zip(&entries) {
@@ -317,14 +322,14 @@ impl Model<'_> {
         let Some(lock) = lock(self.store, self.manifest)? else {
             return unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned());
         };
-        if lock.epoch != EPOCH || lock.numerics != NUMERICS || lock.profile != create::PROFILE {
+        let (Ok(profile), EPOCH, NUMERICS) = (lock.profile.parse(), lock.epoch, &*lock.numerics) else {
             return unchecked(format!(
                 "The model was made with epoch {}, numerics {} and profile {}, which this kiln does not have",
                 lock.epoch,
                 quoted(&lock.numerics),
                 quoted(&lock.profile)
             ));
-        }
+        };
         let remembered = || {
             let note = self.store.note(&self.target.digest).ok().flatten()?;
             note.get("source").and_then(serde_json::Value::as_str).map(PathBuf::from)
@@ -336,7 +341,7 @@ impl Model<'_> {
             Ok(scheme) => scheme,
             Err(error) => return unchecked(format!("The model cannot be made by this kiln: {error}")),
         };
-        let Prepared { checkpoint, plan } = match create::prepare(&source, Request { scheme }) {
+        let Prepared { checkpoint, plan } = match create::prepare(&source, Request { profile, scheme }) {
             Ok(prepared) => prepared,
             Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
         };
@@ -368,7 +373,7 @@ fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
 }
 
 /// The layer that these locked tensors describe, as a plan would have it.
-fn planned(locked: &[&LockedTensor]) -> Result<PlannedBlob> {
+fn planned(locked: &[&LockedTensor], profile: Profile) -> Result<PlannedBlob> {
     let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
     let tensors = locked.iter().map(|tensor| {
         let dtype: Dtype = tensor.dtype.parse()?;
@@ -380,12 +385,18 @@ fn planned(locked: &[&LockedTensor]) -> Result<PlannedBlob> {
                 quoted(&tensor.name)
             )));
         }
+        let packed = tensor.packed.as_ref().map(|packed| Packed {
+            global: packed.global_scale.clone().map(|shape| (shape, Vec::new())),
+            ..Packed::default()
+        });
         Ok(PlannedTensor {
             name: tensor.name.clone(),
+            profile,
             dtype,
             shape: tensor.shape.clone(),
             sources: Vec::new(),
             segments: Vec::new(),
+            packed,
             transform: Transform::Copy,
             scheme,
             why: "",

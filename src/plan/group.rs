@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Placed, PlannedTensor, Readable, Segment, Transform};
+use super::{Placed, PlannedTensor, Profile, Readable, Segment, Transform};
 use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection};
 use crate::error::{Error, Result, quoted};
 use crate::inventory::Dtype;
@@ -16,6 +16,7 @@ pub(super) fn expert_groups(
     tensors: &BTreeMap<&str, Readable<'_>>,
     family: &Family,
     facts: &ModelFacts,
+    profile: Profile,
 ) -> Result<Vec<Placed>> {
     let Some(layout) = family.experts else { return Ok(Vec::new()) };
     let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
@@ -42,7 +43,7 @@ pub(super) fn expert_groups(
     }
     let mut placed = Vec::new();
     for (layer, found) in layers {
-        let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)? };
+        let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)?, profile };
         let outputs: Vec<_> =
             layout.projections.iter().map(|projection| group.output(*projection)).collect::<Result<_>>()?;
         let used: BTreeSet<&str> =
@@ -150,6 +151,7 @@ struct Group<'a> {
     layout: &'static ExpertLayout,
     found: &'a Found<'a>,
     experts: u64,
+    profile: Profile,
 }
 
 impl Group<'_> {
@@ -238,7 +240,7 @@ impl Group<'_> {
             for Stacked { matrix, first, is_whole } in &stacked {
                 let length = matrix.bytes();
                 let (source, offset) = if *is_whole { (*first, expert * length) } else { (first + expert as usize, 0) };
-                push_segment(&mut segments, Segment { source, offset, length });
+                Segment::push(&mut segments, Segment::run(source, offset, length));
             }
         }
         let rows = stacked.iter().map(|part| part.matrix.rows).sum();
@@ -266,8 +268,8 @@ impl Group<'_> {
         let half = if projection == Projection::Gate { 0 } else { length };
         let segments = (0..self.experts)
             .map(|expert| match sources.len() {
-                1 => Segment { source: 0, offset: expert * 2 * length + half, length },
-                _ => Segment { source: expert as usize, offset: half, length },
+                1 => Segment::run(0, expert * 2 * length + half, length),
+                _ => Segment::run(expert as usize, half, length),
             })
             .collect();
         Ok(self.tensor(projection, matrix, &sources, segments, Transform::Split))
@@ -284,25 +286,17 @@ impl Group<'_> {
     ) -> PlannedTensor {
         PlannedTensor {
             name: self.layout.target_name(self.layer, projection),
+            profile: self.profile,
             dtype,
             shape: vec![self.experts, rows, columns],
             sources: super::sources(sources),
             segments,
+            packed: None,
             transform,
             scheme: None,
             why: "no scheme was asked for",
             finite: false,
         }
-    }
-}
-
-/// Adds a range, joined to the last one where it continues it.
-fn push_segment(segments: &mut Vec<Segment>, next: Segment) {
-    match segments.last_mut() {
-        Some(last) if last.source == next.source && last.offset + last.length == next.offset => {
-            last.length += next.length
-        }
-        _ => segments.push(next),
     }
 }
 

@@ -1,7 +1,6 @@
-//! How one planned tensor is spelled inside a blob: its parts with their names, types and shapes, in
-//! profile `ollama`.
+//! How one planned tensor is spelled inside a blob: its parts with their names, types and shapes.
 
-use super::PlannedTensor;
+use super::{PlannedTensor, Profile};
 use crate::inventory::Dtype;
 
 /// What a stored array is to its tensor.
@@ -15,6 +14,8 @@ pub enum Role {
     Scales,
     /// One bias per group.
     Biases,
+    /// What every scale is multiplied with.
+    Global,
 }
 
 impl Role {
@@ -25,6 +26,7 @@ impl Role {
             Self::Packed => "packed",
             Self::Scales => "scales",
             Self::Biases => "biases",
+            Self::Global => "global scale",
         }
     }
 }
@@ -50,13 +52,11 @@ impl Part {
 }
 
 impl PlannedTensor {
-    /// The arrays this tensor is stored as: `W`, or `W`, `W.bias` and `W.scale`. In the order of their
-    /// names, which is also the order of their data.
+    /// The arrays this tensor is stored as, in the order of their names, which is also the order of their data.
     pub fn parts(&self) -> Vec<Part> {
-        let part =
-            |suffix: &str, role, dtype, shape| Part { name: format!("{}{suffix}", self.name), role, dtype, shape };
+        let part = |role, dtype, shape| Part { name: self.part_name(role), role, dtype, shape };
         let Some(scheme) = self.scheme else {
-            return vec![part("", Role::Values, self.dtype, self.shape.clone())];
+            return vec![part(Role::Values, self.dtype, self.shape.clone())];
         };
         let (columns, rows) = self.shape.split_last().map_or((0, &[][..]), |(last, rest)| (*last, rest));
         let shaped = |last: u64| rows.iter().copied().chain([last]).collect::<Vec<_>>();
@@ -64,12 +64,32 @@ impl PlannedTensor {
         let group = scheme.group_size() as u64;
         let words = columns / group * (group * u64::from(scheme.bits()) / 32);
         let groups = shaped(columns / group);
-        let packed = part("", Role::Packed, Dtype::U32, shaped(words));
+        let mut parts = vec![part(Role::Packed, Dtype::U32, shaped(words))];
         if scheme.has_biases() {
-            let biases = part(".bias", Role::Biases, self.dtype, groups.clone());
-            vec![packed, biases, part(".scale", Role::Scales, self.dtype, groups)]
+            parts.push(part(Role::Biases, self.dtype, groups.clone()));
+            parts.push(part(Role::Scales, self.dtype, groups));
         } else {
-            vec![packed, part(".scale", Role::Scales, Dtype::U8, groups)]
+            parts.push(part(Role::Scales, Dtype::U8, groups));
+        }
+        if let Some((shape, _)) = self.packed.as_ref().and_then(|packed| packed.global.as_ref()) {
+            parts.push(part(Role::Global, Dtype::F32, shape.clone()));
+        }
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        parts
+    }
+
+    /// The key of a part: `W`, `W.bias`, `W.scale` and `W.global_scale` as Ollama reads them, or
+    /// `P.weight`, `P.biases` and `P.scales` as `mlx-lm` does.
+    fn part_name(&self, role: Role) -> String {
+        let (name, profile) = (&self.name, self.profile);
+        let stem = if profile == Profile::Mlx { name.strip_suffix(".weight").unwrap_or(name) } else { name };
+        match (role, profile) {
+            (Role::Values | Role::Packed, _) => name.clone(),
+            (Role::Scales, Profile::Mlx) => format!("{stem}.scales"),
+            (Role::Biases, Profile::Mlx) => format!("{stem}.biases"),
+            (Role::Scales, _) => format!("{stem}.scale"),
+            (Role::Biases, _) => format!("{stem}.bias"),
+            (Role::Global, _) => format!("{stem}.global_scale"),
         }
     }
 }

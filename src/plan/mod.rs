@@ -4,12 +4,16 @@
 mod group;
 mod layout;
 mod order;
+mod profile;
 mod readable;
+mod segment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use layout::{Part, Role};
+pub use profile::Profile;
 use readable::{Readable, readable, sources};
+pub use segment::{Loop, Segment};
 
 use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -17,8 +21,10 @@ use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
 use crate::quant::{Float, Scheme};
 
 /// What the user asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
+    /// The runtime the layers are named for.
+    pub profile: Profile,
     /// The scheme of `--quantize`; `None` keeps the source's values.
     pub scheme: Option<Scheme>,
 }
@@ -62,14 +68,19 @@ pub struct PlannedBlob {
 pub struct PlannedTensor {
     /// The output name.
     pub name: String,
-    /// The element type before quantization.
+    /// The profile that spells its parts.
+    pub profile: Profile,
+    /// The element type before quantization; for codes that come from the source, that of their scales where
+    /// those are floats, else bfloat16.
     pub dtype: Dtype,
     /// The logical shape, before packing.
     pub shape: Vec<u64>,
     /// The source tensors, in the order in which their bytes are read; scales stand behind all weights.
     pub sources: Vec<SourceTensor>,
-    /// The ranges whose concatenation is the tensor before quantization.
+    /// The bytes whose concatenation is the tensor before quantization, or its codes when it is `packed`.
     pub segments: Vec<Segment>,
+    /// Where the other parts of a tensor come from that the source has quantized already, with `scheme`.
+    pub packed: Option<Packed>,
     /// How the ranges were arranged.
     pub transform: Transform,
     /// The scheme; `None` keeps the values.
@@ -95,15 +106,15 @@ pub struct SourceTensor {
     pub scales: Option<usize>,
 }
 
-/// A byte range of one source tensor, after decoding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Index into [`PlannedTensor::sources`].
-    pub source: usize,
-    /// Where the range starts in that tensor, in bytes.
-    pub offset: u64,
-    /// How many bytes it has.
-    pub length: u64,
+/// The parts of a quantized tensor beside its codes, all copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// One scale per group.
+    pub scales: Vec<Segment>,
+    /// One bias per group; empty for a scheme without.
+    pub biases: Vec<Segment>,
+    /// What every scale is multiplied with: 32-bit floats of this shape, none for one of the whole tensor.
+    pub global: Option<(Vec<u64>, Vec<Segment>)>,
 }
 
 /// How source bytes are arranged into an output tensor. None of these touches a value.
@@ -139,6 +150,10 @@ impl Plan {
     /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
     /// missing or odd, or when config and tensors disagree.
     pub fn new(inventory: &Inventory, request: Request) -> Result<Self> {
+        if request.profile != Profile::Ollama {
+            let message = format!("Layers for the profile `{}` are not supported", request.profile);
+            return Err(Error::input(message).hint("leave `--profile` out"));
+        }
         if matches!(inventory.kind, SourceKind::Prequantized(_)) {
             return Err(Error::input(format!("Importing a checkpoint of kind `{}` is not supported", inventory.kind))
                 .hint("import the float checkpoint it was made from"));
@@ -146,10 +161,10 @@ impl Plan {
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
         let readable = readable(inventory);
-        let groups = group::expert_groups(&readable, family, &facts)?;
+        let groups = group::expert_groups(&readable, family, &facts, request.profile)?;
         let grouped: BTreeSet<String> = groups.iter().flat_map(|placed| placed.tensor.source_names()).collect();
         let singles = readable.iter().filter(|(name, _)| !grouped.contains(**name));
-        let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor)));
+        let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor, request.profile)));
         let mut placed: Vec<Placed> = singles.chain(groups).collect();
         check_agreement(family, &facts, &placed)?;
         let base = request.scheme.or((inventory.kind == SourceKind::BlockFp8).then_some(Scheme::Mxfp8));
@@ -165,7 +180,6 @@ impl Plan {
             }
         }
         Ok(Self {
-            request,
             base,
             kind: inventory.kind,
             family,
@@ -173,14 +187,15 @@ impl Plan {
             normalizations: normalizations(&placed),
             blobs: order::blobs(placed)?,
             sidecars: order::sidecars(inventory.sidecars.clone()),
-            notes: notes(inventory, request, family, &facts),
+            notes: notes(inventory, &request, family, &facts),
+            request,
             facts,
         })
     }
 }
 
 /// What the user should know about this checkpoint.
-fn notes(inventory: &Inventory, request: Request, family: &Family, facts: &ModelFacts) -> Vec<String> {
+fn notes(inventory: &Inventory, request: &Request, family: &Family, facts: &ModelFacts) -> Vec<String> {
     let mut notes = inventory.notes.clone();
     if inventory.kind == SourceKind::BlockFp8 {
         let scheme = request.scheme.unwrap_or(Scheme::Mxfp8);
@@ -221,14 +236,16 @@ impl Placed {
 }
 
 impl PlannedTensor {
-    fn copied(name: &str, tensor: &Readable<'_>) -> Self {
+    fn copied(name: &str, tensor: &Readable<'_>, profile: Profile) -> Self {
         let length = tensor.dtype.bytes() * tensor.stored.shape.iter().product::<u64>();
         Self {
             name: name.to_owned(),
+            profile,
             dtype: tensor.dtype,
             shape: tensor.stored.shape.clone(),
             sources: sources(&[(name, tensor)]),
-            segments: vec![Segment { source: 0, offset: 0, length }],
+            segments: vec![Segment::run(0, 0, length)],
+            packed: None,
             transform: Transform::Copy,
             scheme: None,
             why: "no scheme was asked for",
@@ -243,7 +260,7 @@ impl PlannedTensor {
 
     /// Whether its bytes are others than those of its sources.
     pub fn is_transformed(&self) -> bool {
-        self.scheme.is_some() || self.is_decoded()
+        self.scheme.is_some() && self.packed.is_none() || self.is_decoded()
     }
 
     fn source_names(&self) -> impl Iterator<Item = String> {
@@ -255,9 +272,18 @@ impl PlannedTensor {
         let stored = |segment: &Segment| {
             let source = &self.sources[segment.source];
             let element = if source.scales.is_some() { self.dtype.bytes() } else { source.dtype.bytes() };
-            segment.length / element * source.dtype.bytes()
+            segment.bytes() / element * source.dtype.bytes()
         };
-        self.segments.iter().map(stored).sum()
+        self.all_segments().map(stored).sum()
+    }
+
+    fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        let packed = self.packed.iter();
+        let others = packed.flat_map(|packed| {
+            let global = packed.global.iter().flat_map(|(_, segments)| segments);
+            packed.scales.iter().chain(&packed.biases).chain(global)
+        });
+        self.segments.iter().chain(others)
     }
 
     /// Its element type as the kernels know it; `None` for integers and the like.

@@ -21,6 +21,8 @@ fn help_says_what_it_takes() {
     Options:
       -Q, --quantize <SCHEME>  Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
                                affine{2,3,4,5,6,8}-g{32,64,128}
+          --profile <PROFILE>  The runtime the layers are named for [default: ollama] [possible values:
+                               ollama, mlx, hf]
           --dialect <DIALECT>  How the manifest is spelled [default: ollama] [possible values: ollama,
                                modelpack]
           --dry-run            Print what would be written, and write nothing
