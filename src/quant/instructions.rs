@@ -1,4 +1,4 @@
-//! The instruction sets a kernel is compiled for, and the only `unsafe` of this room.
+//! The instruction sets a kernel is compiled for, and the only `unsafe` of kiln's own kernels.
 //!
 //! A kernel is written once, in plain Rust without intrinsics; the compiler vectorizes a copy of it
 //! per set. Rust neither contracts nor reorders float operations, so every copy gives the same bytes.

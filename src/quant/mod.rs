@@ -11,6 +11,7 @@ mod float;
 mod fp4;
 mod fp8;
 mod instructions;
+mod mlx;
 mod mx;
 mod nvfp4;
 mod pack;
@@ -21,6 +22,7 @@ mod scheme;
 pub use float::Float;
 pub use fp8::{BlockFp8, block_fp8_decode, from_fp8, to_fp8};
 pub use instructions::Instructions;
+pub use mlx::{MLX_VERSION, Mlx};
 pub use mx::ScaleRule;
 pub use scheme::Scheme;
 
