@@ -10,7 +10,6 @@ use std::fs;
 use std::path::Path;
 
 use kiln::Progress;
-use kiln::arch::{FAMILIES, Family};
 use kiln::manifest::{Dialect, layer_name};
 use kiln::oci::{Descriptor, Manifest, Reference};
 use kiln::ops::create::{Options, create};
@@ -142,20 +141,15 @@ fn lock(bytes: &[u8]) -> String {
 fn families() -> String {
     let mut out =
         "| family | experts on disk | blob of a layer | `requires` | classes |\n|---|---|---|---|---|\n".to_owned();
-    let generic = Family::of(&kiln::arch::ModelFacts::default());
-    for family in FAMILIES.iter().copied().chain([generic]) {
-        let (stacked, blob) = match family.experts {
-            None => ("–".to_owned(), "–".to_owned()),
-            Some(layout) => {
-                let short = |name: &str| name.trim_end_matches("_proj").to_owned();
-                let names: Vec<String> = layout.projections.iter().map(|projection| short(projection.name())).collect();
-                let stacked = format!("`<L>.{}.{{{}}}_proj.weight`", layout.target, names.join(","));
-                (stacked, format!("`<L>.{}`", layout.blob))
-            }
-        };
-        let classes: Vec<String> = family.architectures.iter().map(|class| format!("`{class}`")).collect();
-        let classes = if family.is_generic() { "every other".to_owned() } else { classes.join(", ") };
-        writeln!(out, "| {} | {stacked} | {blob} | {} | {classes} |", family.name, family.requires).unwrap();
+    for family in kiln::ops::families::families() {
+        let code = |text: &str| format!("`{text}`");
+        let dash = || "–".to_owned();
+        let (tensors, blob) =
+            family.experts.map_or((dash(), dash()), |experts| (code(&experts.tensors), code(&experts.blob)));
+        let classes: Vec<String> = family.classes.iter().map(|class| code(class)).collect();
+        let classes = if classes.is_empty() { "every other".to_owned() } else { classes.join(", ") };
+        let requires = family.requires.unwrap_or("–");
+        writeln!(out, "| {} | {tensors} | {blob} | {requires} | {classes} |", family.name).unwrap();
     }
     out
 }

@@ -11,9 +11,10 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: choose,
+    rules: "embedding at 8 bits; below 8 bits, k, v and down projections at 8 bits in the sensitive layers",
     // The first release with the architecture, which knew `mlp.switch_mlp` alone; from 0.31.2 on it comes
     // second, behind the stacked `mlp.experts`.
-    requires: "0.30.10",
+    requires: Some("0.30.10"),
 };
 
 fn choose(question: &Question<'_>) -> Option<Choice> {

@@ -1,6 +1,6 @@
 //! DeepSeek V3: latent attention, experts one by one, written as the stacked `mlp.switch_mlp`; the generic
-//! policy. Its extra prediction layer, behind the last one the config counts, is kept. No runtime in
-//! profile `ollama` loads it from safetensors yet, so it requires no more than any model does.
+//! policy. Its extra prediction layer, behind the last one the config counts, is kept. No Ollama loads
+//! it from safetensors yet.
 
 use super::Family;
 use super::qwen3_moe::EXPERTS;
@@ -12,7 +12,8 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
-    requires: "0.19.0",
+    rules: "generic",
+    requires: None,
 };
 
 #[cfg(test)]

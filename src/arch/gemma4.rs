@@ -23,7 +23,8 @@ pub(super) static FAMILY: Family = Family {
         projections: &[Projection::Down, Projection::GateUp],
     }),
     policy: choose,
-    requires: "0.23.1",
+    rules: "embedding at 8 bits; below 8 bits, v and down projections at 8 bits in the sensitive layers",
+    requires: Some("0.23.1"),
 };
 
 fn choose(question: &Question<'_>) -> Option<Choice> {

@@ -11,5 +11,6 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
-    requires: "0.19.0",
+    rules: "embedding, norms, routers and towers kept; head at 8 bits; k, v and down projections at 8 bits with int4, and outside experts with fp4",
+    requires: None,
 };

@@ -21,5 +21,6 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
-    requires: "0.31.2",
+    rules: "generic",
+    requires: Some("0.31.2"),
 };

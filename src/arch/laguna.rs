@@ -13,7 +13,8 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: choose,
-    requires: "0.23.1",
+    rules: "affine: generic; fp4: embedding and head at 8 bits, projections at the base, shared down projections at 8 bits in the sensitive layers; mxfp8: attention kept",
+    requires: Some("0.23.1"),
 };
 
 const ATTENTION: [&str; 5] = [

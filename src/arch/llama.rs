@@ -1,6 +1,6 @@
 //! Llama: dense, source names.
 
-use super::Family;
+use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
     name: "llama",
@@ -9,5 +9,6 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: None,
     policy: |_| None,
-    requires: "0.19.0",
+    rules: "generic",
+    requires: Some(OLDEST_RUNTIME),
 };

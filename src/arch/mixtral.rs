@@ -1,6 +1,6 @@
 //! Mixtral: experts one by one, their matrices called `w1` (gate), `w2` (down) and `w3` (up), written as the
 //! stacked `block_sparse_moe.switch_mlp` that `mlx-lm` loads. Policies see the stacked names, so that `w2` is
-//! the `down_proj` it is. No runtime in profile `ollama` loads it from safetensors yet.
+//! the `down_proj` it is. No Ollama loads it from safetensors yet.
 
 use super::{Choice, ExpertLayout, Family, Projection, Question};
 
@@ -18,7 +18,8 @@ pub(super) static FAMILY: Family = Family {
         projections: &[Projection::Down, Projection::Gate, Projection::Up],
     }),
     policy: choose,
-    requires: "0.19.0",
+    rules: "generic, router kept",
+    requires: None,
 };
 
 fn spell(projection: Projection) -> &'static str {

@@ -44,9 +44,14 @@ pub struct Family {
     pub experts: Option<&'static ExpertLayout>,
     /// Its own quantization rules, asked before the generic ones; `None` leaves the tensor to those.
     pub policy: fn(&Question<'_>) -> Option<Choice>,
-    /// The lowest runtime version that loads this family in this layout.
-    pub requires: &'static str,
+    /// What its policy comes to, in a few words.
+    pub rules: &'static str,
+    /// The lowest version of Ollama that loads this family in this layout; `None` when none does yet.
+    pub requires: Option<&'static str>,
 }
+
+/// The lowest version of Ollama that loads any model from safetensors layers.
+pub const OLDEST_RUNTIME: &str = "0.19.0";
 
 /// Every family with rules of its own, in alphabetical order.
 pub static FAMILIES: [&Family; 15] = [
@@ -77,6 +82,11 @@ impl Family {
             FAMILIES.iter().find(|family| facts.model_types.iter().any(|kind| family.model_types.contains(&&**kind)))
         };
         by_class.or_else(by_type).copied().unwrap_or(&generic::FAMILY)
+    }
+
+    /// Every family, the one of everything unknown last.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        FAMILIES.into_iter().chain([&generic::FAMILY])
     }
 
     /// Whether this is the family of everything unknown.

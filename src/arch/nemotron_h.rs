@@ -19,8 +19,9 @@ pub(super) static FAMILY: Family = Family {
         projections: &[Projection::Down, Projection::Up],
     }),
     policy: choose,
+    rules: "towers, router and convolution kept; embedding and head at 8 bits; fp4: attention at 8 bits, output projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
-    requires: "0.32.9",
+    requires: Some("0.32.9"),
 };
 
 const TOWERS: [&str; 4] = ["vision_model.", "mlp1.", "sound_encoder.", "sound_projection."];

@@ -20,5 +20,6 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: |_| None,
-    requires: "0.19.0",
+    rules: "generic",
+    requires: None,
 };

@@ -16,5 +16,6 @@ pub(super) static FAMILY: Family = Family {
     embedding: "embed_tokens.weight",
     experts: Some(&EXPERTS),
     policy: keep_gates,
-    requires: "0.23.1",
+    rules: "generic, gates of linear attention kept",
+    requires: Some("0.23.1"),
 };

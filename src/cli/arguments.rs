@@ -9,7 +9,7 @@ use clap::error::ContextKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
-use super::{create, demo, exit, inspect, login, names, serve, shell, transfer, verify};
+use super::{create, demo, exit, families, inspect, login, names, serve, shell, transfer, verify};
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
 use crate::ops::verify::Level;
@@ -96,6 +96,7 @@ pub(super) enum Command {
     Verify(verify::Verify),
     List(inspect::List),
     Show(inspect::Show),
+    Families(families::Families),
     Tag(names::Tag),
     Rm(names::Rm),
     Gc(names::Gc),

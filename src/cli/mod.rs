@@ -10,6 +10,7 @@ mod arguments;
 mod create;
 mod demo;
 mod exit;
+mod families;
 mod inspect;
 mod login;
 mod names;
@@ -131,6 +132,7 @@ impl Session {
             Command::Verify(verify) => verify.run(self).await,
             Command::List(list) => list.run(self).await,
             Command::Show(show) => show.run(self).await,
+            Command::Families(families) => families.run(self),
             Command::Tag(tag) => tag.run(self).await,
             Command::Rm(rm) => rm.run(self).await,
             Command::Gc(gc) => gc.run(self).await,

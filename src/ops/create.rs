@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::parallel;
 
+use crate::arch::OLDEST_RUNTIME;
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, Result};
 use crate::inventory::{Inventory, SourceKind};
@@ -234,7 +235,7 @@ fn model_config(plan: &Plan) -> ModelConfig {
         file_type: plan.base.map(|scheme| scheme.to_string()).unwrap_or_default(),
         renderer: plan.runtime.renderer.map(str::to_owned),
         parser: plan.runtime.parser.map(str::to_owned),
-        requires: Some(plan.family.requires.to_owned()),
+        requires: Some(plan.family.requires.unwrap_or(OLDEST_RUNTIME).to_owned()),
         capabilities: plan.runtime.capabilities.iter().map(|&capability| capability.to_owned()).collect(),
         ..ModelConfig::default()
     }

@@ -3,6 +3,7 @@
 
 pub mod create;
 mod explain;
+pub mod families;
 pub mod inspect;
 mod parallel;
 pub mod remove;

@@ -6,6 +6,7 @@
 mod create;
 mod demo;
 mod ends;
+mod families;
 mod hostile;
 mod inspect;
 mod login;

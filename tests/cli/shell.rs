@@ -5,10 +5,11 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "completions",
     "create",
     "demo",
+    "families",
     "gc",
     "list",
     "login",
@@ -49,6 +50,7 @@ fn help_names_every_command() {
       verify       Verify a stored model
       list         List the models in the store [alias: ls]
       show         Show a model's layers, and with --verbose its tensors
+      families     List the model families that kiln knows
       tag          Give a model another name
       rm           Remove names
       gc           Remove the blobs that no model needs
