@@ -12,7 +12,7 @@ use crate::oci::Digest;
 pub enum Event {
     /// Work of a known size begins.
     Started {
-        /// What is done: `create`, `push`, `pull`, `verify`.
+        /// What is done: `create`, `push`, `pull`, `verify`, `checkout`.
         task: &'static str,
         /// How many blobs.
         blobs: u64,
@@ -32,7 +32,8 @@ pub enum Event {
         digest: Digest,
         /// The blob's size in bytes.
         size: u64,
-        /// What was done: `written`, `present`, `sent`, `fetched`, `mounted`, `checked`.
+        /// What was done: `written`, `present`, `sent`, `fetched`, `mounted`, `checked`, `reflinked`, `hard-linked`,
+        /// `copied`.
         outcome: &'static str,
     },
     /// Something the user should know that is not an error.

@@ -9,12 +9,13 @@ use clap::error::ContextKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
-use super::{create, demo, exit, families, inspect, login, names, serve, shell, transfer, verify};
+use super::{checkout, create, demo, exit, families, inspect, login, names, serve, shell, transfer, verify};
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
 use crate::ops::verify::Level;
 use crate::plan::Profile;
 use crate::quant::Scheme;
+use crate::store::Link;
 
 /// Imports model checkpoints into layers whose bytes are the same every time, and proves it.
 ///
@@ -96,6 +97,7 @@ pub(super) enum Command {
     Verify(verify::Verify),
     List(inspect::List),
     Show(inspect::Show),
+    Checkout(checkout::Checkout),
     Families(families::Families),
     Tag(names::Tag),
     Rm(names::Rm),
@@ -162,6 +164,21 @@ impl ValueEnum for Level {
             Self::Rebuild => "creating the model again from its source gives the same bytes",
         };
         Some(PossibleValue::new(self.name()).help(promise))
+    }
+}
+
+impl ValueEnum for Link {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let meaning = match self {
+            Self::Reflink => "no space until one is written to; not on every file system",
+            Self::Hard => "the store's own files, read-only; on the same file system",
+            Self::Copy => "files of their own",
+        };
+        Some(PossibleValue::new(self.name()).help(meaning))
     }
 }
 

@@ -7,6 +7,7 @@
 //! import leaves in the store's `ingest/` is swept by `kiln gc`.
 
 mod arguments;
+mod checkout;
 mod create;
 mod demo;
 mod exit;
@@ -132,6 +133,7 @@ impl Session {
             Command::Verify(verify) => verify.run(self).await,
             Command::List(list) => list.run(self).await,
             Command::Show(show) => show.run(self).await,
+            Command::Checkout(checkout) => checkout.run(self).await,
             Command::Families(families) => families.run(self),
             Command::Tag(tag) => tag.run(self).await,
             Command::Rm(rm) => rm.run(self).await,

@@ -1,12 +1,14 @@
 //! What a manifest says, in each dialect: the config blob, the layers, and `kiln.lock`. Pure: bytes and
 //! values only.
 
+mod file;
 mod lock;
 mod modelpack;
 mod ollama;
 
 use std::str::FromStr;
 
+pub use file::{FilePath, files, shard_index};
 pub use lock::{EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use ollama::ModelConfig;
 

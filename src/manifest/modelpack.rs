@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::file::name_of;
 use super::{Content, ModelConfig, is_licence};
 use crate::json;
 use crate::oci::{Descriptor, Manifest, MediaType};
@@ -15,13 +16,13 @@ const WEIGHT_CONFIG: MediaType = MediaType::of("application/vnd.cncf.model.weigh
 const DOC: MediaType = MediaType::of("application/vnd.cncf.model.doc.v1.raw");
 
 pub(super) fn layer(content: Content, name: &str, mut descriptor: Descriptor) -> Descriptor {
-    let (media_type, path) = match content {
-        Content::Tensors => (WEIGHT, format!("{name}.safetensors")),
-        Content::Lock => (MediaType::KILN_LOCK, name.to_owned()),
-        Content::File if is_licence(name) => (DOC, name.to_owned()),
-        Content::File => (WEIGHT_CONFIG, name.to_owned()),
+    descriptor.media_type = match content {
+        Content::Tensors => WEIGHT,
+        Content::Lock => MediaType::KILN_LOCK,
+        Content::File if is_licence(name) => DOC,
+        Content::File => WEIGHT_CONFIG,
     };
-    descriptor.media_type = media_type;
+    let path = name_of(content, name);
     descriptor.annotations.insert(Descriptor::FILEPATH.to_owned(), path.clone());
     descriptor.annotations.insert(Descriptor::TITLE.to_owned(), path);
     descriptor

@@ -1,6 +1,7 @@
 //! The use cases, one file each: options in, report out. The only room that joins the import half with
 //! the transfer half; it never prints and never reads the environment.
 
+pub mod checkout;
 pub mod create;
 mod explain;
 pub mod families;

@@ -12,6 +12,7 @@ mod import;
 mod layout;
 mod lock;
 mod notes;
+mod place;
 mod read;
 mod refs;
 mod transfer;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use gc::GcReport;
 pub use import::{Import, ImportReport};
+pub use place::Link;
 pub use read::Damage;
 
 use crate::error::{Error, ErrorKind, Result};

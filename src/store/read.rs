@@ -112,20 +112,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Store`] when the question cannot be answered: the file cannot be read.
     pub fn check(&self, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
-        let path = self.blob_path(&target.digest);
-        let Some((file, actual)) = open_regular(&path)? else { return Ok(Err(Damage::Missing)) };
-        if actual != target.size {
-            return Ok(Err(Damage::Size { actual }));
-        }
-        let (actual, seen) =
-            hash(file, |bytes| progress.advance(bytes)).map_err(|cause| failed("read", &path, cause))?;
-        Ok(if seen != target.size {
-            Err(Damage::Size { actual: seen })
-        } else if actual != target.digest {
-            Err(Damage::Digest { actual })
-        } else {
-            Ok(())
-        })
+        examine(&self.blob_path(&target.digest), target, progress)
     }
 
     /// Moves the bad content of `digest` aside, where nothing uses it, and says where it is now.
@@ -206,6 +193,27 @@ pub(super) fn parse_manifest(target: &Descriptor, bytes: &[u8]) -> Result<Manife
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
     Ok(manifest)
+}
+
+/// Reads and hashes the file at `path`, and says in what it is not the content of `target`.
+pub(super) fn examine(path: &Path, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
+    let Some((file, actual)) = open_regular(path)? else { return Ok(Err(Damage::Missing)) };
+    if actual != target.size {
+        return Ok(Err(Damage::Size { actual }));
+    }
+    let (actual, seen) = hash(file, |bytes| progress.advance(bytes)).map_err(|cause| failed("read", path, cause))?;
+    Ok(if seen != target.size {
+        Err(Damage::Size { actual: seen })
+    } else if actual != target.digest {
+        Err(Damage::Digest { actual })
+    } else {
+        Ok(())
+    })
+}
+
+/// The error for content with this damage.
+pub(super) fn damaged(target: &Descriptor, damage: Damage) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("The content of `{}` {damage}", target.digest)).hint(REPAIR)
 }
 
 /// The regular file at `path` and its size. Whatever else has the name is not content.

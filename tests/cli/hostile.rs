@@ -12,14 +12,14 @@ use crate::place::Place;
 const NAME: &str = "\u{1b}[2Jw\nresult: ok\u{202e}\u{7}";
 
 /// Puts content into the store as a pull would, and gives what a manifest says about it.
-fn keep(place: &Place, media_type: &str, name: &str, bytes: &[u8]) -> Value {
+pub(crate) fn keep(place: &Place, media_type: &str, name: &str, bytes: &[u8]) -> Value {
     let digest = Digest::of(bytes);
     fs::write(place.blob(&digest.to_string()), bytes).unwrap();
     json!({"mediaType": media_type, "digest": digest, "size": bytes.len(), "name": name})
 }
 
 /// Names a manifest with these layers `evil:latest`.
-fn publish(place: &Place, layers: &[Value]) {
+pub(crate) fn publish(place: &Place, layers: &[Value]) {
     let media_type = "application/vnd.docker.distribution.manifest.v2+json";
     let config = keep(place, NAME, "config", b"{}");
     let manifest = json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
@@ -32,9 +32,15 @@ fn publish(place: &Place, layers: &[Value]) {
 /// Looks at the model in every way there is.
 #[track_caller]
 fn look(place: &Place) {
-    for words in
-        ["list", "show evil", "show evil --verbose", "verify evil", "verify evil --level rebuild", "gc --dry-run"]
-    {
+    for words in [
+        "list",
+        "show evil",
+        "show evil --verbose",
+        "verify evil",
+        "verify evil --level rebuild",
+        "checkout evil out",
+        "gc --dry-run",
+    ] {
         let run = place.kiln(words);
         assert!((0..=9).contains(&run.code()) && run.code() != 1, "{words}: {run}");
         for text in [&run.stdout, &run.stderr] {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
+mod checkout;
 mod create;
 mod demo;
 mod ends;

@@ -5,7 +5,8 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
+    "checkout",
     "completions",
     "create",
     "demo",
@@ -50,6 +51,7 @@ fn help_names_every_command() {
       verify       Verify a stored model
       list         List the models in the store [alias: ls]
       show         Show a model's layers, and with --verbose its tensors
+      checkout     Lay a model out as a directory
       families     List the model families that kiln knows
       tag          Give a model another name
       rm           Remove names
