@@ -13,7 +13,7 @@ use kiln::Progress;
 use kiln::manifest::{Dialect, layer_name};
 use kiln::oci::{Descriptor, Manifest, Reference};
 use kiln::ops::create::{Options, create};
-use kiln::plan::Request;
+use kiln::plan::{Recipe, Request};
 use kiln::quant::{Float, Scheme};
 use kiln::store::Store;
 use serde_json::{Value, json};
@@ -190,6 +190,7 @@ fn blocks() -> BTreeMap<&'static str, String> {
         ("hexdump", fenced("text", &dump)),
         ("mixed header", fenced("json", &by_array(header(&experts).0))),
         ("families", families()),
+        ("recipe", fenced("toml", &Recipe::text("mixed-3-6").unwrap())),
         ("schemes", schemes()),
         ("order", fenced("text", &order.join("\n"))),
         ("config", fenced("json", &text(&ollama.store.read_blob(&ollama.manifest.config).unwrap()))),

@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use kiln::manifest::Dialect;
 use kiln::ops::create::{Created, Options, create};
 use kiln::ops::inspect::{Shown, show};
-use kiln::plan::Request;
+use kiln::plan::{Profile, Recipe, Request};
 use kiln::store::Store;
 use kiln::{ErrorKind, Progress};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 const SCHEMES: [&str; 6] = ["none", "int4", "int8", "nvfp4", "mxfp4", "mxfp8"];
+/// Checkpoints that are made with a recipe, too.
+const RECIPES: [(&str, &str); 2] = [("llama-8l-bf16", "mixed-3-6"), ("qwen3-moe-12e-bf16", "mixed-4-6")];
 
 fn checkpoints() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints");
@@ -50,11 +52,14 @@ impl Fresh {
         Self { _place: place, store }
     }
 
+    /// `scheme` is that of a quantization, the name of a recipe, or `none`.
     fn create(&self, source: &Path, scheme: &str, threads: usize) -> kiln::Result<Created> {
+        let recipe = Recipe::built_in(scheme)?;
+        let scheme = (recipe.is_none() && scheme != "none").then(|| scheme.parse().unwrap());
         let options = Options {
             name: "model:golden".parse().unwrap(),
             source: source.to_owned(),
-            request: Request { scheme: (scheme != "none").then(|| scheme.parse().unwrap()), ..Request::default() },
+            request: Request::new(Profile::Ollama, scheme, recipe)?,
             dialect: Dialect::Ollama,
             threads,
         };
@@ -81,6 +86,10 @@ fn every_checkpoint_and_scheme_has_its_golden_digest() {
             let created = fresh.create(&checkpoint(&name), scheme, 2).unwrap();
             writeln!(table, "{name} {scheme} {}", created.digest).unwrap();
         }
+    }
+    for (name, recipe) in RECIPES {
+        let created = Fresh::new().create(&checkpoint(name), recipe, 2).unwrap();
+        writeln!(table, "{name} {recipe} {}", created.digest).unwrap();
     }
     let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifests.txt");
     if std::env::var_os("KILN_BLESS").is_some() {

@@ -26,8 +26,9 @@ mod shapes;
 
 pub use experts::{ExpertLayout, ExpertTensor, Position, Projection};
 pub use facts::ModelFacts;
-pub use policy::{Choice, Question};
+pub use policy::{Choice, Question, is_matrix, more_bits};
 pub use runtime::Runtime;
+pub use shapes::text_layer;
 
 /// One model family.
 #[derive(Debug)]

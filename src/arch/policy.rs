@@ -3,6 +3,8 @@
 //! The rules and their order are those of Ollama v0.33 (`docs/formats.md`, "Policies"). They look at
 //! source names: an expert group is asked about once, under the stacked name its family's sources use.
 
+use std::borrow::Cow;
+
 use super::ModelFacts;
 use super::experts::layer_number;
 use crate::quant::Scheme;
@@ -21,23 +23,23 @@ pub struct Question<'a> {
 }
 
 /// A policy's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The scheme; `None` keeps the source's values.
     pub scheme: Option<Scheme>,
     /// The rule that decided, for `--dry-run`.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 impl Choice {
     /// Keeps the source's values.
-    pub const fn keep(why: &'static str) -> Self {
-        Self { scheme: None, why }
+    pub fn keep(why: impl Into<Cow<'static, str>>) -> Self {
+        Self { scheme: None, why: why.into() }
     }
 
     /// Quantizes with `scheme`.
-    pub const fn quantize(scheme: Scheme, why: &'static str) -> Self {
-        Self { scheme: Some(scheme), why }
+    pub fn quantize(scheme: Scheme, why: impl Into<Cow<'static, str>>) -> Self {
+        Self { scheme: Some(scheme), why: why.into() }
     }
 }
 
@@ -52,8 +54,7 @@ impl Question<'_> {
 
     /// A routed or shared expert's weight.
     pub(super) fn is_expert(&self) -> bool {
-        !self.ends(&[".bias", ".scale", ".qbias"])
-            && self.contains(&[".experts.", ".mlp.switch_mlp.", ".mlp.shared_experts.", ".mixer.shared_experts."])
+        is_expert(self.name)
     }
 
     /// The token embedding, but not gemma's per-layer one.
@@ -72,7 +73,7 @@ impl Question<'_> {
 
     /// Whether rows divide into the groups of `scheme`.
     pub(super) fn aligned(&self, scheme: Scheme) -> bool {
-        self.shape.last().is_some_and(|&columns| columns > 0 && columns % scheme.group_size() as u64 == 0)
+        scheme.divides(self.shape)
     }
 
     pub(super) fn eight_bit_or_keep(&self, why: &'static str) -> Choice {
@@ -115,8 +116,21 @@ impl Question<'_> {
     }
 }
 
+fn is_expert(name: &str) -> bool {
+    ![".bias", ".scale", ".qbias"].iter().any(|suffix| name.ends_with(suffix))
+        && [".experts.", ".mlp.switch_mlp.", ".mlp.shared_experts.", ".mixer.shared_experts."]
+            .iter()
+            .any(|fragment| name.contains(fragment))
+}
+
+/// Whether a tensor of this source name and shape is a weight matrix, or a stack of expert matrices.
+pub fn is_matrix(name: &str, shape: &[u64]) -> bool {
+    let expert = is_expert(name) && !name.ends_with("_bias");
+    (expert || name.ends_with(".weight")) && (shape.len() == 2 || shape.len() == 3 && expert)
+}
+
 /// The first and last eighth of the layers, and every third between.
-pub(super) fn more_bits(layer: u64, layers: u64) -> bool {
+pub fn more_bits(layer: u64, layers: u64) -> bool {
     let (first, last) = (layers / 8, 7 * layers / 8);
     layers > 0 && (layer < first || layer >= last || (layer - first) % 3 == 2)
 }

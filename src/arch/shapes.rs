@@ -78,7 +78,7 @@ impl Family {
 
 /// The layer number and the rest of a language model's tensor; towers and prediction heads have layers of
 /// their own.
-fn text_layer(name: &str) -> Option<(u64, &str)> {
+pub fn text_layer(name: &str) -> Option<(u64, &str)> {
     let (layer, rest) = split_layer(name)?;
     let foreign = ["mtp.", "vision", "visual", "audio", "encoder."].iter().any(|part| layer.contains(part));
     let number = layer.rsplit('.').next()?.parse().ok()?;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::Dialect;
 use crate::oci::Reference;
 use crate::ops::create::{self, Created, Preview};
+use crate::ops::recipe;
 use crate::plan::{PlannedTensor, Profile, Request};
 use crate::quant::Scheme;
 
@@ -21,6 +22,8 @@ Examples:
   kiln create llama:bf16 ./Llama-3.1-8B
   kiln create llama:int4 ./Llama-3.1-8B --quantize int4
   kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
+  kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
+  kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
   kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run";
 
 /// Create a model from a checkpoint
@@ -38,6 +41,9 @@ pub(super) struct Create {
     /// Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}
     #[arg(long, short = 'Q', value_name = "SCHEME", value_parser = SchemeParser, hide_possible_values = true)]
     quantize: Option<Scheme>,
+    /// Rules for each tensor's scheme: a TOML file, or ollama, mlx-default, mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
+    #[arg(long, value_name = "FILE|NAME", value_hint = clap::ValueHint::FilePath)]
+    recipe: Option<PathBuf>,
     /// The runtime the layers are named for
     #[arg(long, value_name = "PROFILE", default_value = "ollama")]
     profile: Profile,
@@ -56,7 +62,8 @@ impl Create {
             let message = format!("A new model cannot be named by a digest: `{}`", self.name);
             return Err(Error::new(ErrorKind::Usage, message).hint("leave the digest out of the name"));
         }
-        let request = Request { profile: self.profile, scheme: self.quantize };
+        let recipe = self.recipe.as_deref().map(recipe::find).transpose()?;
+        let request = Request::new(self.profile, self.quantize, recipe)?;
         if self.dry_run {
             let preview = session.blocking(move |_| create::preview(&self.source, request)).await?;
             if session.printer.is_json() {
@@ -159,7 +166,7 @@ fn drawn(preview: &Preview) -> String {
                 sources => format!("{} {sources}", tensor.transform.name()),
             };
             let scheme = scheme(tensor).unwrap_or_else(|| tensor.dtype.to_string());
-            rows.push(vec![name, bytes, scheme, from, tensor.why.to_owned()]);
+            rows.push(vec![name, bytes, scheme, from, tensor.why.to_string()]);
         }
     }
     for sidecar in &preview.plan.sidecars {

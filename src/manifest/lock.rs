@@ -24,6 +24,10 @@ pub struct Lock {
     pub normalizations: Vec<String>,
     /// The arithmetic of the kernels.
     pub numerics: String,
+    /// [`Lock::RECIPE`] when the schemes of `tensors` follow rules of the user's; none when they follow the
+    /// family's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// The profile the layers are named for.
     pub profile: String,
     /// [`SCHEMA_VERSION`].
@@ -89,6 +93,8 @@ pub struct LockedSource {
 impl Lock {
     /// The name of the layer.
     pub const NAME: &str = "kiln.lock";
+    /// The policy of a model that was made with a recipe. The rules are not kept: what they resolved to is.
+    pub const RECIPE: &str = "recipe";
 
     /// The blob.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -127,6 +133,7 @@ mod tests {
             kind: "float".into(),
             normalizations: vec!["stack".into()],
             numerics: "mlx-cpu-1".into(),
+            policy: Some(Lock::RECIPE.into()),
             profile: "ollama".into(),
             schema_version: SCHEMA_VERSION,
             scheme: Some("int4".into()),

@@ -14,7 +14,7 @@ use crate::manifest::{
     Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
-use crate::plan::{Plan, PlannedBlob, PlannedTensor, Request};
+use crate::plan::{Plan, PlannedBlob, PlannedTensor, Policy, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
@@ -222,6 +222,7 @@ fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
         kind: plan.kind.to_string(),
         normalizations: plan.normalizations.iter().map(|transform| transform.name().to_owned()).collect(),
         numerics: NUMERICS.to_owned(),
+        policy: (plan.request.policy != Policy::Family).then(|| Lock::RECIPE.to_owned()),
         profile: plan.request.profile.to_string(),
         schema_version: SCHEMA_VERSION,
         scheme: plan.request.scheme.map(|scheme| scheme.to_string()),

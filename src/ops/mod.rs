@@ -7,6 +7,7 @@ mod explain;
 pub mod families;
 pub mod inspect;
 mod parallel;
+pub mod recipe;
 pub mod remove;
 pub mod serve;
 pub mod transfer;

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Profile, Request, Transform};
+use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Policy, Profile, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::{NUMERICS, Scheme};
 use crate::source::parse_config;
@@ -337,11 +337,11 @@ impl Model<'_> {
         let Some(source) = options.source.clone().or_else(remembered) else {
             return unchecked("The source is not known here: name it with `--source DIR`".to_owned());
         };
-        let scheme = match lock.scheme.as_deref().map(str::parse).transpose() {
-            Ok(scheme) => scheme,
+        let request = match request(&lock, profile) {
+            Ok(request) => request,
             Err(error) => return unchecked(format!("The model cannot be made by this kiln: {error}")),
         };
-        let Prepared { checkpoint, plan } = match create::prepare(&source, Request { profile, scheme }) {
+        let Prepared { checkpoint, plan } = match create::prepare(&source, request) {
             Ok(prepared) => prepared,
             Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
         };
@@ -372,6 +372,22 @@ fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
 }
 
+/// What was asked for, as far as the lock knows: of a recipe, what it resolved to.
+fn request(lock: &Lock, profile: Profile) -> Result<Request> {
+    let scheme = |name: &Option<String>| name.as_deref().map(str::parse).transpose();
+    let policy = match lock.policy.as_deref() {
+        None => Policy::Family,
+        Some(Lock::RECIPE) => {
+            let schemes = lock.tensors.iter().map(|tensor| Ok((tensor.name.clone(), scheme(&tensor.scheme)?)));
+            Policy::Resolved(schemes.collect::<Result<_>>()?)
+        }
+        Some(other) => {
+            return Err(Error::new(ErrorKind::CouldNotCheck, format!("There is no policy {}", quoted(other))));
+        }
+    };
+    Ok(Request { profile, scheme: scheme(&lock.scheme)?, policy })
+}
+
 /// The layer that these locked tensors describe, as a plan would have it.
 fn planned(locked: &[&LockedTensor], profile: Profile) -> Result<PlannedBlob> {
     let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
@@ -399,7 +415,7 @@ fn planned(locked: &[&LockedTensor], profile: Profile) -> Result<PlannedBlob> {
             packed,
             transform: Transform::Copy,
             scheme,
-            why: "",
+            why: "".into(),
             finite: false,
         })
     });

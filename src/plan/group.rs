@@ -294,7 +294,7 @@ impl Group<'_> {
             packed: None,
             transform,
             scheme: None,
-            why: "no scheme was asked for",
+            why: "no scheme was asked for".into(),
             finite: false,
         }
     }

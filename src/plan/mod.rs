@@ -4,18 +4,23 @@
 mod group;
 mod layout;
 mod order;
+mod policy;
 mod profile;
 mod readable;
+mod recipe;
 mod segment;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use layout::{Part, Role};
+pub use policy::Policy;
 pub use profile::Profile;
 use readable::{Readable, readable, sources};
+pub use recipe::Recipe;
 pub use segment::{Loop, Segment};
 
-use crate::arch::{Choice, Family, ModelFacts, Question, Runtime};
+use crate::arch::{Family, ModelFacts, Runtime};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
 use crate::quant::{Float, Scheme};
@@ -25,8 +30,30 @@ use crate::quant::{Float, Scheme};
 pub struct Request {
     /// The runtime the layers are named for.
     pub profile: Profile,
-    /// The scheme of `--quantize`; `None` keeps the source's values.
+    /// The scheme of `--quantize`, or the default of a recipe; `None` keeps the source's values.
     pub scheme: Option<Scheme>,
+    /// Who gives each tensor its scheme.
+    pub policy: Policy,
+}
+
+impl Request {
+    /// What `--profile`, `--quantize` and `--recipe` ask for together.
+    ///
+    /// # Errors
+    /// As [`Recipe::with_scheme`].
+    pub fn new(profile: Profile, scheme: Option<Scheme>, recipe: Option<Recipe>) -> Result<Self> {
+        let Some(recipe) = recipe.map(|recipe| recipe.with_scheme(scheme)).transpose()? else {
+            return Ok(Self { profile, scheme, policy: Policy::Family });
+        };
+        let is_own = profile == Profile::Ollama && recipe.is_policy();
+        let policy = if is_own { Policy::Family } else { Policy::Recipe(recipe.clone()) };
+        Ok(Self { profile, scheme: recipe.scheme(), policy })
+    }
+
+    /// Whether anything is to be quantized.
+    pub fn quantizes(&self) -> bool {
+        self.scheme.is_some() || self.policy != Policy::Family
+    }
 }
 
 /// Everything that will be written, in order.
@@ -86,7 +113,7 @@ pub struct PlannedTensor {
     /// The scheme; `None` keeps the values.
     pub scheme: Option<Scheme>,
     /// The rule that chose the scheme.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
     /// Whether a NaN or an infinity is an error: for every weight of a model that is quantized, also for
     /// those that keep their values.
     pub finite: bool,
@@ -167,14 +194,15 @@ impl Plan {
         let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor, request.profile)));
         let mut placed: Vec<Placed> = singles.chain(groups).collect();
         check_agreement(family, &facts, &placed)?;
-        let base = request.scheme.or((inventory.kind == SourceKind::BlockFp8).then_some(Scheme::Mxfp8));
-        if let Some(base) = base {
+        let default = (inventory.kind == SourceKind::BlockFp8 && !request.quantizes()).then_some(Scheme::Mxfp8);
+        let base = request.scheme.or(default);
+        if request.quantizes() || default.is_some() {
             for Placed { tensor, .. } in &mut placed {
-                if request.scheme.is_none() && !tensor.is_decoded() {
-                    tensor.why = "not quantized in the source";
+                if default.is_some() && !tensor.is_decoded() {
+                    tensor.why = "not quantized in the source".into();
                     continue;
                 }
-                let choice = choose(family, &facts, base, tensor);
+                let choice = request.policy.choose(family, &facts, base, tensor)?;
                 (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
                 tensor.finite = tensor.name.ends_with(".weight");
             }
@@ -185,9 +213,9 @@ impl Plan {
             family,
             runtime: Runtime::of(&facts, inventory.template.as_deref()),
             normalizations: normalizations(&placed),
+            notes: notes(inventory, &request, base, family, &facts, &placed),
             blobs: order::blobs(placed)?,
             sidecars: order::sidecars(inventory.sidecars.clone()),
-            notes: notes(inventory, &request, family, &facts),
             request,
             facts,
         })
@@ -195,16 +223,27 @@ impl Plan {
 }
 
 /// What the user should know about this checkpoint.
-fn notes(inventory: &Inventory, request: &Request, family: &Family, facts: &ModelFacts) -> Vec<String> {
+fn notes(
+    inventory: &Inventory,
+    request: &Request,
+    base: Option<Scheme>,
+    family: &Family,
+    facts: &ModelFacts,
+    placed: &[Placed],
+) -> Vec<String> {
     let mut notes = inventory.notes.clone();
+    let schemes: BTreeSet<Scheme> = placed.iter().filter_map(|placed| placed.tensor.scheme).collect();
     if inventory.kind == SourceKind::BlockFp8 {
-        let scheme = request.scheme.unwrap_or(Scheme::Mxfp8);
-        notes.push(format!("The weights are FP8 already: `{scheme}` is a second quantization"));
+        let scheme = base.map_or_else(|| "the recipe".to_owned(), |base| format!("`{base}`"));
+        notes.push(format!("The weights are FP8 already: {scheme} is a second quantization"));
     }
-    if let Some(scheme) =
-        request.scheme.filter(|scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme))
+    for scheme in schemes.iter().filter(|scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme))
     {
         notes.push(format!("Ollama has no scheme `{scheme}` and would misread it"));
+    }
+    if let Policy::Recipe(recipe) = &request.policy {
+        let reasons: Vec<&str> = placed.iter().map(|placed| &*placed.tensor.why).collect();
+        notes.extend(recipe.idle(&reasons).into_iter().map(|rule| format!("Nothing is decided by {rule}")));
     }
     if family.is_generic() {
         let class = facts.architecture.as_deref().unwrap_or("unknown");
@@ -248,7 +287,7 @@ impl PlannedTensor {
             packed: None,
             transform: Transform::Copy,
             scheme: None,
-            why: "no scheme was asked for",
+            why: "no scheme was asked for".into(),
             finite: false,
         }
     }
@@ -295,15 +334,6 @@ impl PlannedTensor {
             _ => None,
         }
     }
-}
-
-fn choose(family: &Family, facts: &ModelFacts, base: Scheme, tensor: &PlannedTensor) -> Choice {
-    if tensor.float().is_none() {
-        return Choice::keep("not a float that can be quantized");
-    }
-    let source_name = family.experts.and_then(|layout| layout.source_name(&tensor.name));
-    let name = source_name.as_deref().unwrap_or(&tensor.name);
-    family.choose(&Question { base, name, shape: &tensor.shape, facts })
 }
 
 fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Result<()> {

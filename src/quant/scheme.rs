@@ -59,6 +59,11 @@ impl Scheme {
         }
     }
 
+    /// Whether the rows of `shape` divide into groups.
+    pub fn divides(self, shape: &[u64]) -> bool {
+        shape.last().is_some_and(|&columns| columns > 0 && columns % self.group_size() as u64 == 0)
+    }
+
     /// Width of a code in bits.
     pub fn bits(self) -> u32 {
         match self {

@@ -19,14 +19,16 @@ fn help_says_what_it_takes() {
       <SOURCE>  The checkpoint: a directory with `config.json` and `*.safetensors`
 
     Options:
-      -Q, --quantize <SCHEME>  Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
-                               affine{2,3,4,5,6,8}-g{32,64,128}
-          --profile <PROFILE>  The runtime the layers are named for [default: ollama] [possible values:
-                               ollama, mlx, hf]
-          --dialect <DIALECT>  How the manifest is spelled [default: ollama] [possible values: ollama,
-                               modelpack]
-          --dry-run            Print what would be written, and write nothing
-      -h, --help               Print help (see more with '--help')
+      -Q, --quantize <SCHEME>   Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
+                                affine{2,3,4,5,6,8}-g{32,64,128}
+          --recipe <FILE|NAME>  Rules for each tensor's scheme: a TOML file, or ollama, mlx-default,
+                                mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
+          --profile <PROFILE>   The runtime the layers are named for [default: ollama] [possible values:
+                                ollama, mlx, hf]
+          --dialect <DIALECT>   How the manifest is spelled [default: ollama] [possible values: ollama,
+                                modelpack]
+          --dry-run             Print what would be written, and write nothing
+      -h, --help                Print help (see more with '--help')
 
     Global options: …
 
@@ -34,8 +36,76 @@ fn help_says_what_it_takes() {
       kiln create llama:bf16 ./Llama-3.1-8B
       kiln create llama:int4 ./Llama-3.1-8B --quantize int4
       kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
+      kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
+      kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
       kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
     ");
+}
+
+#[test]
+fn a_recipe_is_shown_rule_by_rule() {
+    let place = Place::new();
+    place.checkpoint("qwen3-moe-12e-bf16", "checkpoint");
+    let recipe = "scheme = 'int4'\n\n[[rule]]\nmatch = ['*_proj.weight', '*norm*']\nlayers = '0-3'\nscheme = 'nvfp4'\n";
+    fs::write(place.path("my.toml"), recipe).unwrap();
+    assert_snapshot!(place.kiln("create demo checkpoint --recipe my.toml --dry-run"), @r"
+    exit: 0
+    --- stdout ---
+    BLOB                                              BYTES  SCHEME  FROM      WHY
+    model.layers.0.mlp.switch_mlp                     83688
+      model.layers.0.mlp.switch_mlp.down_proj.weight         nvfp4   stack 12  `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+      model.layers.0.mlp.switch_mlp.gate_proj.weight         nvfp4   stack 12  `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+      model.layers.0.mlp.switch_mlp.up_proj.weight           nvfp4   stack 12  `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+    lm_head.weight                                    11832  int4    copy      `my.toml`: the default
+    model.embed_tokens.weight                         11864  int4    copy      `my.toml`: the default
+    model.layers.0.input_layernorm.weight             232    BF16    copy      not a weight matrix
+    model.layers.0.mlp.gate.weight                    776    int4    copy      `my.toml`: the default
+    model.layers.0.post_attention_layernorm.weight    240    BF16    copy      not a weight matrix
+    model.layers.0.self_attn.k_norm.weight            136    BF16    copy      not a weight matrix
+    model.layers.0.self_attn.k_proj.weight            1424   nvfp4   copy      `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+    model.layers.0.self_attn.o_proj.weight            2576   nvfp4   copy      `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+    model.layers.0.self_attn.q_norm.weight            136    BF16    copy      not a weight matrix
+    model.layers.0.self_attn.q_proj.weight            2576   nvfp4   copy      `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+    model.layers.0.self_attn.v_proj.weight            1424   nvfp4   copy      `my.toml` line 3: `*_proj.weight`, `*norm*` in layers `0-3`
+    model.norm.weight                                 216    BF16    copy      not a weight matrix
+    config.json                                       928
+    generation_config.json                            292
+    special_tokens_map.json                           177
+    tokenizer.json                                    9676
+    tokenizer_config.json                             240
+    LICENSE                                           1073
+    chat_template.jinja                               211
+
+    20 layers of family qwen3_moe: 13 with tensors, 7 files, [SIZE] in all
+    --- stderr ---
+    ");
+    assert_snapshot!(place.kiln("create demo checkpoint --recipe mixed-4-6 --quantize int4"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: The recipe `mixed-4-6` has a scheme already, `int4`
+
+    hint: leave `--quantize` out, or take `scheme` out of the recipe
+    ");
+    assert_snapshot!(place.kiln("create demo checkpoint --recipe mixed-4-5"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: Could not read the recipe: `mixed-4-5`
+    caused by: No such file or directory (os error 2)
+
+    hint: use a TOML file, or one of ollama, mlx-default, mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
+    ");
+    fs::write(place.path("my.toml"), recipe.replace("scheme = 'nvfp4'", "schema = 'nvfp4'")).unwrap();
+    assert_snapshot!(place.kiln("create demo checkpoint --recipe my.toml"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: Line 6 of the recipe `my.toml` is wrong
+    caused by: unknown field `schema`, expected one of `match`, `regex`, `layers`, `scheme`, `else`
+    ");
+    place.kiln("create demo checkpoint --recipe mixed-4-6").expect(0);
+    place.kiln("verify demo --level rebuild").expect(0);
 }
 
 #[test]
