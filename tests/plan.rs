@@ -17,6 +17,7 @@ fn inventory(config: Value, tensors: &[(&str, &[u64])]) -> Inventory {
         sidecars: Vec::new(),
         kind: SourceKind::Float,
         template: None,
+        generation: Value::Null,
         notes: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 //! it from safetensors yet.
 
 use super::Family;
+use super::mlx::{LATENT, Mlx};
 use super::qwen3_moe::EXPERTS;
 
 pub(super) static FAMILY: Family = Family {
@@ -14,6 +15,7 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    mlx: &[Mlx { model_types: &["deepseek_v3"], ..LATENT }],
 };
 
 #[cfg(test)]

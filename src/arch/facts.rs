@@ -27,7 +27,15 @@ pub struct ModelFacts {
     /// Whether there is an `audio_config` or a `sound_config`.
     pub audio: bool,
     /// Whether the head is the embedding: `tie_word_embeddings`.
-    pub tied: bool,
+    pub tied: Option<bool>,
+    /// `num_attention_heads`.
+    pub heads: Option<u64>,
+    /// `qk_nope_head_dim`: of a head of latent attention, the part of a key without position.
+    pub plain_key: Option<u64>,
+    /// `v_head_dim`: the values of a head of latent attention.
+    pub head_values: Option<u64>,
+    /// `num_kv_shared_layers`: how many of the last layers have no keys and values of their own.
+    pub shared_layers: Option<u64>,
     /// Layers whose MLP has no experts, as `mlp_layer_types` and `mlp_only_layers` say; `None` when
     /// neither key is there.
     pub dense_layers: Option<Vec<u64>>,
@@ -66,7 +74,11 @@ impl ModelFacts {
             vision: config.get("vision_config").is_some_and(|v| !v.is_null())
                 || config.get("has_vision").and_then(Value::as_bool).unwrap_or(false),
             audio: ["audio_config", "sound_config"].iter().any(|key| config.get(key).is_some_and(|v| !v.is_null())),
-            tied: find("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
+            tied: find("tie_word_embeddings").and_then(Value::as_bool),
+            heads: number(&["num_attention_heads"]),
+            plain_key: number(&["qk_nope_head_dim"]),
+            head_values: number(&["v_head_dim"]),
+            shared_layers: number(&["num_kv_shared_layers"]),
             dense_layers: dense_layers(find("mlp_layer_types"), find("mlp_only_layers")),
             identifiers: classes.into_iter().chain(model_types.first().cloned()).chain(nested_type).collect(),
             model_types,

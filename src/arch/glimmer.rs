@@ -13,6 +13,7 @@ pub(super) static FAMILY: Family = Family {
     rules: "vision side kept; embedding at 8 bits; below 8 bits, attention at 8 bits, its output gate and down projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.7"),
+    mlx: &[],
 };
 
 const ATTENTION: [&str; 4] = [".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.o_proj"];

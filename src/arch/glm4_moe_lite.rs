@@ -2,6 +2,7 @@
 //! extra prediction layer, behind the last one the config counts, is kept.
 
 use super::Family;
+use super::mlx::{LATENT, Mlx};
 use super::{ExpertLayout, Projection};
 
 /// Shared with laguna: the blob keeps the name under which the experts are published.
@@ -23,4 +24,5 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some("0.31.2"),
+    mlx: &[Mlx { model_types: &["glm4_moe_lite"], ..LATENT }],
 };

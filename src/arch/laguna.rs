@@ -3,8 +3,9 @@
 
 use super::experts::layer_number;
 use super::glm4_moe_lite::EXPERTS;
+use super::mlx::{DENSE as DENSE_LAYER, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix, parameter};
 use super::policy::{generic, more_bits};
-use super::{Choice, Family, Question};
+use super::{Choice, Family, ModelFacts, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "laguna",
@@ -15,7 +16,37 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "affine: generic; fp4: embedding and head at 8 bits, projections at the base, shared down projections at 8 bits in the sensitive layers; mxfp8: attention kept",
     requires: Some("0.23.1"),
+    mlx: &[Mlx {
+        model_types: &["laguna"],
+        rename,
+        blocks: &[&[NORMED_ATTENTION], &[&[matrix("self_attn.g_proj").optional()]], &[DENSE_LAYER, MOE], &[NORMS]],
+        eight_bits: &["mlp.gate.proj"],
+        keep_type: &["e_score_correction_bias"],
+        ..PLAIN
+    }],
 };
+
+const MOE: &[Module] = &[
+    SWITCH[0],
+    SWITCH[1],
+    SWITCH[2],
+    matrix("mlp.gate.proj"),
+    parameter("mlp.gate.e_score_correction_bias"),
+    matrix("mlp.shared_expert.gate_proj").optional(),
+    matrix("mlp.shared_expert.up_proj").optional(),
+    matrix("mlp.shared_expert.down_proj").optional(),
+];
+
+/// mlx-lm's router is a module of its own, and has the bias that the checkpoint keeps with the experts.
+fn rename(name: &str, _: &ModelFacts) -> Option<String> {
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    let moved = [
+        (".mlp.gate.weight", ".mlp.gate.proj.weight"),
+        (".mlp.experts.e_score_correction_bias", ".mlp.gate.e_score_correction_bias"),
+    ];
+    let moved = moved.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)));
+    Some(moved.unwrap_or_else(|| name.to_owned()))
+}
 
 const ATTENTION: [&str; 5] = [
     ".self_attn.q_proj.weight",

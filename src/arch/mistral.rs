@@ -1,6 +1,8 @@
 //! Mistral: dense, source names.
 
 use super::Family;
+use super::llama;
+use super::mlx::Mlx;
 
 pub(super) static FAMILY: Family = Family {
     name: "mistral",
@@ -11,4 +13,5 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    mlx: &[Mlx { model_types: &["mistral"], ..llama::MLX }],
 };

@@ -2,6 +2,7 @@
 //! stacked `block_sparse_moe.switch_mlp` that `mlx-lm` loads. Policies see the stacked names, so that `w2` is
 //! the `down_proj` it is. No Ollama loads it from safetensors yet.
 
+use super::mlx::{ATTENTION, Mlx, Module, NORMS, PLAIN, matrix};
 use super::{Choice, ExpertLayout, Family, Projection, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -20,7 +21,15 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "generic, router kept",
     requires: None,
+    mlx: &[Mlx { model_types: &["mixtral"], blocks: &[&[ATTENTION], &[MOE], &[NORMS]], ..PLAIN }],
 };
+
+const MOE: &[Module] = &[
+    matrix("block_sparse_moe.switch_mlp.gate_proj"),
+    matrix("block_sparse_moe.switch_mlp.up_proj"),
+    matrix("block_sparse_moe.switch_mlp.down_proj"),
+    matrix("block_sparse_moe.gate"),
+];
 
 fn spell(projection: Projection) -> &'static str {
     match projection {

@@ -15,6 +15,7 @@ mod laguna;
 mod llama;
 mod mistral;
 mod mixtral;
+mod mlx;
 mod nemotron_h;
 mod policy;
 mod qwen3;
@@ -26,6 +27,7 @@ mod shapes;
 
 pub use experts::{ExpertLayout, ExpertTensor, Position, Projection};
 pub use facts::ModelFacts;
+pub use mlx::{Head, Mlx, Module, Tied};
 pub use policy::{Choice, Question, is_matrix, more_bits};
 pub use runtime::Runtime;
 pub use shapes::text_layer;
@@ -49,6 +51,8 @@ pub struct Family {
     pub rules: &'static str,
     /// The lowest version of Ollama that loads this family in this layout; `None` when none does yet.
     pub requires: Option<&'static str>,
+    /// The models that `mlx-lm` has for it, by `model_type`.
+    pub mlx: &'static [Mlx],
 }
 
 /// The lowest version of Ollama that loads any model from safetensors layers.
@@ -93,6 +97,12 @@ impl Family {
     /// Whether this is the family of everything unknown.
     pub fn is_generic(&self) -> bool {
         std::ptr::eq(self, &generic::FAMILY)
+    }
+
+    /// The model that `mlx-lm` loads such a checkpoint with; it looks only at the config's own `model_type`.
+    pub fn mlx(&self, facts: &ModelFacts) -> Option<&'static Mlx> {
+        let kind = facts.model_types.first()?;
+        self.mlx.iter().find(|model| model.model_types.contains(&&**kind))
     }
 
     /// Gives a tensor its scheme: the family's own rules first, then the generic ones.

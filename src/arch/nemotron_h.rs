@@ -3,7 +3,8 @@
 //! models keep their values.
 
 use super::experts::layer_number;
-use super::{Choice, ExpertLayout, Family, Projection, Question};
+use super::mlx::{Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
+use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "nemotron_h",
@@ -22,7 +23,57 @@ pub(super) static FAMILY: Family = Family {
     rules: "towers, router and convolution kept; embedding and head at 8 bits; fp4: attention at 8 bits, output projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.9"),
+    mlx: &[Mlx {
+        model_types: &["nemotron_h"],
+        rename,
+        base: "backbone",
+        head: Head { path: "lm_head", tied: Tied::Never },
+        outer: &[matrix("embeddings"), parameter("norm_f.weight")],
+        blocks: &[&[&[parameter("norm.weight")]], &[MAMBA, MOE, ATTENTION_LAYER, MLP]],
+        keep_type: &["e_score_correction_bias", "A_log"],
+        ..PLAIN
+    }],
 };
+
+const MAMBA: &[Module] = &[
+    parameter("mixer.conv1d.weight"),
+    parameter("mixer.conv1d.bias").optional(),
+    matrix("mixer.in_proj"),
+    parameter("mixer.dt_bias"),
+    parameter("mixer.A_log"),
+    parameter("mixer.D"),
+    parameter("mixer.norm.weight"),
+    matrix("mixer.out_proj"),
+];
+
+const MOE: &[Module] = &[
+    matrix("mixer.switch_mlp.fc1"),
+    matrix("mixer.switch_mlp.fc2"),
+    parameter("mixer.gate.weight"),
+    parameter("mixer.gate.e_score_correction_bias"),
+    matrix("mixer.shared_experts.up_proj").optional(),
+    matrix("mixer.shared_experts.down_proj").optional(),
+    matrix("mixer.fc1_latent_proj").optional(),
+    matrix("mixer.fc2_latent_proj").optional(),
+];
+
+const ATTENTION_LAYER: &[Module] =
+    &[matrix("mixer.q_proj"), matrix("mixer.k_proj"), matrix("mixer.v_proj"), matrix("mixer.o_proj")];
+
+const MLP: &[Module] = &[matrix("mixer.up_proj"), matrix("mixer.down_proj")];
+
+/// The layers that predict more than the next token are dropped; experts get the names of mlx-lm's MLP.
+fn rename(name: &str, _: &ModelFacts) -> Option<String> {
+    if name.starts_with("mtp.") {
+        return None;
+    }
+    let moved = [
+        (".mixer.experts.up_proj.weight", ".mixer.switch_mlp.fc1.weight"),
+        (".mixer.experts.down_proj.weight", ".mixer.switch_mlp.fc2.weight"),
+    ];
+    let moved = moved.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)));
+    Some(moved.unwrap_or_else(|| name.to_owned()))
+}
 
 const TOWERS: [&str; 4] = ["vision_model.", "mlp1.", "sound_encoder.", "sound_projection."];
 const ATTENTION: [&str; 4] =

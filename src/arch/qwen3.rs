@@ -1,5 +1,6 @@
 //! Qwen3, dense: source names.
 
+use super::mlx::{DENSE, Mlx, NORMED_ATTENTION, NORMS, PLAIN};
 use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
@@ -11,4 +12,5 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some(OLDEST_RUNTIME),
+    mlx: &[Mlx { model_types: &["qwen3"], blocks: &[&[NORMED_ATTENTION], &[DENSE], &[NORMS]], ..PLAIN }],
 };

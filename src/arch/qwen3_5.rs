@@ -2,9 +2,12 @@
 //! with a raw `[channels, 1, kernel]` convolution), and `mtp.*` and the vision tower keep their names:
 //! runtimes infer one from the other, so that touching either would break both.
 
+use serde_json::{Map, Value};
+
 use super::Family;
+use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, Tied, matrix, parameter};
 use super::qwen3_moe::EXPERTS;
-use super::{Choice, Question};
+use super::{Choice, ModelFacts, Question};
 
 /// The gates of linear attention are small and decide what is remembered.
 pub(super) fn keep_gates(question: &Question<'_>) -> Option<Choice> {
@@ -27,4 +30,73 @@ pub(super) static FAMILY: Family = Family {
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",
     requires: Some("0.23.1"),
+    mlx: &[Mlx {
+        model_types: &["qwen3_5", "qwen3_5_moe"],
+        rename,
+        config,
+        base: "language_model.model",
+        head: Head { path: "language_model.lm_head", tied: Tied::Config { default: false } },
+        blocks: &[&[NORMED_ATTENTION, LINEAR_ATTENTION], &[DENSE, MOE], &[NORMS]],
+        eight_bits: GATES,
+        keep_type: &["A_log"],
+        offset_norms: OFFSET_NORMS,
+        ..PLAIN
+    }],
 };
+
+const LINEAR_ATTENTION: &[Module] = &[
+    parameter("linear_attn.conv1d.weight"),
+    matrix("linear_attn.in_proj_qkv"),
+    matrix("linear_attn.in_proj_z"),
+    matrix("linear_attn.in_proj_b"),
+    matrix("linear_attn.in_proj_a"),
+    parameter("linear_attn.dt_bias"),
+    parameter("linear_attn.A_log"),
+    parameter("linear_attn.norm.weight"),
+    matrix("linear_attn.out_proj"),
+];
+
+pub(super) const MOE: &[Module] = &[
+    SWITCH[0],
+    SWITCH[1],
+    SWITCH[2],
+    matrix("mlp.gate"),
+    matrix("mlp.shared_expert.gate_proj"),
+    matrix("mlp.shared_expert.up_proj"),
+    matrix("mlp.shared_expert.down_proj"),
+    matrix("mlp.shared_expert_gate"),
+];
+
+pub(super) const GATES: &[&str] = &["mlp.gate", "shared_expert_gate"];
+
+pub(super) const OFFSET_NORMS: &[&str] = &[
+    ".input_layernorm.weight",
+    ".post_attention_layernorm.weight",
+    "model.norm.weight",
+    ".q_norm.weight",
+    ".k_norm.weight",
+];
+
+/// Positions go by `type` in mlx-lm, which is the older word for `rope_type`.
+fn config(config: &mut Map<String, Value>) {
+    let text = match config.get_mut("text_config").and_then(Value::as_object_mut) {
+        Some(text) => text,
+        None => config,
+    };
+    let Some(positions) = text.get_mut("rope_parameters").and_then(Value::as_object_mut) else { return };
+    if !positions.contains_key("type") {
+        positions.remove("rope_type").into_iter().for_each(|kind| _ = positions.insert("type".to_owned(), kind));
+    }
+}
+
+/// The vision tower and the layers that predict more than the next token are dropped.
+fn rename(name: &str, _: &ModelFacts) -> Option<String> {
+    if name.starts_with("vision_tower") || name.starts_with("model.visual") || name.contains("mtp.") {
+        return None;
+    }
+    Some(match name.strip_prefix("model.language_model") {
+        Some(rest) => format!("language_model.model{rest}"),
+        None if name.starts_with("language_model.") => name.to_owned(),
+        None => format!("language_model.{name}"),
+    })
+}

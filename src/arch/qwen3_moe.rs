@@ -1,6 +1,7 @@
 //! Qwen3 MoE: experts one by one or stacked, written as the stacked `mlp.switch_mlp`.
 
 use super::Family;
+use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix};
 use super::{ExpertLayout, Projection};
 
 /// Shared by the Qwen families.
@@ -22,4 +23,12 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    mlx: &[Mlx {
+        model_types: &["qwen3_moe"],
+        blocks: &[&[NORMED_ATTENTION], &[DENSE, MOE], &[NORMS]],
+        eight_bits: &["mlp.gate"],
+        ..PLAIN
+    }],
 };
+
+const MOE: &[Module] = &[SWITCH[0], SWITCH[1], SWITCH[2], matrix("mlp.gate")];

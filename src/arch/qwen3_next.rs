@@ -1,7 +1,8 @@
 //! Qwen3-Next: linear attention with fused `in_proj_ba`, experts as in Qwen3 MoE.
 
 use super::Family;
-use super::qwen3_5::keep_gates;
+use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, matrix, parameter};
+use super::qwen3_5::{GATES, MOE, OFFSET_NORMS, keep_gates};
 use super::qwen3_moe::EXPERTS;
 
 pub(super) static FAMILY: Family = Family {
@@ -18,4 +19,22 @@ pub(super) static FAMILY: Family = Family {
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",
     requires: Some("0.23.1"),
+    mlx: &[Mlx {
+        model_types: &["qwen3_next"],
+        rename: |name, _| (!name.contains("mtp.")).then(|| name.to_owned()),
+        blocks: &[&[NORMED_ATTENTION, LINEAR_ATTENTION], &[DENSE, MOE], &[NORMS]],
+        eight_bits: GATES,
+        offset_norms: OFFSET_NORMS,
+        ..PLAIN
+    }],
 };
+
+const LINEAR_ATTENTION: &[Module] = &[
+    parameter("linear_attn.conv1d.weight"),
+    matrix("linear_attn.in_proj_qkvz"),
+    matrix("linear_attn.in_proj_ba"),
+    parameter("linear_attn.dt_bias"),
+    parameter("linear_attn.A_log"),
+    parameter("linear_attn.norm.weight"),
+    matrix("linear_attn.out_proj"),
+];

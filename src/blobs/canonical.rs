@@ -25,21 +25,21 @@ pub struct Entry {
 pub struct Layout {
     /// Everything before the data: the length, the JSON, the padding.
     pub header: Vec<u8>,
-    /// The parts of each tensor, in file order.
-    pub parts: Vec<Vec<Part>>,
+    /// The tensors of the blob by index, in the order in which they are written: that of their first parts.
+    /// Each has its parts in the order of their names, with their place among all.
+    pub tensors: Vec<(usize, Vec<(usize, Part)>)>,
     /// The file's size in bytes.
     pub size: u64,
 }
 
 impl Layout {
-    /// Lays out a planned blob: tensors by name, each with its parts by name.
+    /// Lays out a planned blob: the parts of all its tensors by name.
     pub fn of(blob: &PlannedBlob) -> Self {
-        let parts: Vec<Vec<Part>> = blob.tensors.iter().map(|tensor| tensor.parts()).collect();
+        let parts = blob.parts();
         let mut end = 0;
         let entries: Vec<Entry> = parts
             .iter()
-            .flatten()
-            .map(|part| {
+            .map(|(_, part)| {
                 let begin = end;
                 end += part.bytes();
                 let (name, dtype, shape) = (part.name.clone(), part.dtype.name(), part.shape.clone());
@@ -48,7 +48,14 @@ impl Layout {
             .collect();
         let header = encode_header(&blob.metadata(), &entries);
         let size = header.len() as u64 + end;
-        Self { header, parts, size }
+        let mut tensors: Vec<(usize, Vec<(usize, Part)>)> = Vec::new();
+        for (place, (tensor, part)) in parts.into_iter().enumerate() {
+            match tensors.iter_mut().find(|(known, _)| *known == tensor) {
+                Some((_, parts)) => parts.push((place, part)),
+                None => tensors.push((tensor, vec![(place, part)])),
+            }
+        }
+        Self { header, tensors, size }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writing one blob: chunk by chunk from the checkpoint, through the kernels, into a sink.
 
+use std::collections::BTreeMap;
 use std::io::{self, Seek, SeekFrom, Write};
 
 use tempfile::SpooledTempFile;
@@ -41,8 +42,48 @@ pub fn write(
     let layout = Layout::of(blob);
     sink.write_all(&layout.header).map_err(sink_failed)?;
     let mut chunk = vec![0; CHUNK];
-    let tensors = blob.tensors.iter().zip(&layout.parts);
-    tensors.map(|(tensor, parts)| Source::open(tensor, checkpoint, progress, &mut chunk)?.write(parts, sink)).collect()
+    let mut data = Data { sink, next: 0, waiting: BTreeMap::new() };
+    let mut hashes = vec![SourceHashes::new(); blob.tensors.len()];
+    for (index, parts) in &layout.tensors {
+        let source = Source::open(&blob.tensors[*index], checkpoint, progress, &mut chunk)?;
+        hashes[*index] = source.write(parts, &mut data)?;
+    }
+    Ok(hashes)
+}
+
+/// The data of a blob, part by part. What comes before its turn waits in a spool.
+struct Data<'a> {
+    sink: &'a mut dyn Write,
+    /// The place of the part whose turn it is.
+    next: usize,
+    waiting: BTreeMap<usize, SpooledTempFile>,
+}
+
+impl Data<'_> {
+    /// Appends to the part at `place`.
+    fn write(&mut self, place: usize, bytes: &[u8]) -> Result<()> {
+        if place == self.next {
+            return self.sink.write_all(bytes).map_err(sink_failed);
+        }
+        self.spool(place).write_all(bytes).map_err(sink_failed)
+    }
+
+    /// Says that the part at `place` is complete, as are all that wait.
+    fn end(&mut self, place: usize) -> Result<()> {
+        if place >= self.next {
+            self.spool(place);
+        }
+        while let Some(mut spool) = self.waiting.remove(&self.next) {
+            spool.seek(SeekFrom::Start(0)).map_err(sink_failed)?;
+            io::copy(&mut spool, &mut self.sink).map_err(sink_failed)?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn spool(&mut self, place: usize) -> &mut SpooledTempFile {
+        self.waiting.entry(place).or_insert_with(|| SpooledTempFile::new(SPOOL))
+    }
 }
 
 fn sink_failed(cause: io::Error) -> Error {
@@ -91,13 +132,15 @@ impl<'a> Source<'a> {
         Ok(Self { tensor, checkpoint, progress, chunk, hashers, decoders, rows: Vec::new() })
     }
 
-    fn write(mut self, parts: &[Part], sink: &mut dyn Write) -> Result<SourceHashes> {
+    fn write(mut self, parts: &[(usize, Part)], data: &mut Data<'_>) -> Result<SourceHashes> {
         match (self.tensor.scheme, &self.tensor.packed) {
-            (None, _) => self.copy(&self.tensor.segments, sink)?,
-            (Some(scheme), None) => self.quantize(scheme, parts, sink)?,
-            (Some(_), Some(packed)) => {
-                for part in parts {
-                    self.copy(segments(self.tensor, packed, part.role), sink)?;
+            (Some(scheme), None) => self.quantize(scheme, parts, data)?,
+            (_, packed) => {
+                for (place, part) in parts {
+                    let segments = packed
+                        .as_ref()
+                        .map_or(&self.tensor.segments[..], |packed| segments(self.tensor, packed, part.role));
+                    self.copy(segments, *place, data)?;
                 }
             }
         }
@@ -197,20 +240,23 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn copy(&mut self, segments: &[Segment], sink: &mut dyn Write) -> Result<()> {
+    fn copy(&mut self, segments: &[Segment], place: usize, data: &mut Data<'_>) -> Result<()> {
         let tensor = self.tensor;
         let checked = tensor.float().filter(|_| tensor.finite && tensor.packed.is_none());
+        let mut values = Vec::new();
         self.read(segments, &mut |segment, at, bytes| {
+            let bytes = stepped(tensor, bytes, &mut values);
             if let Some(float) = checked {
-                quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, float, segment, at, error))?;
+                quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, segment, at, error))?;
             }
-            sink.write_all(bytes).map_err(sink_failed)
-        })
+            data.write(place, bytes)
+        })?;
+        data.end(place)
     }
 
-    /// Quantizes chunk by chunk. The first part goes straight to the sink; the kernels give all parts of a
-    /// chunk at once, so the others wait in spools until it is their turn.
-    fn quantize(&mut self, scheme: Scheme, parts: &[Part], sink: &mut dyn Write) -> Result<()> {
+    /// Quantizes chunk by chunk. The kernels give all parts of a chunk at once: the first goes straight to the
+    /// sink, the others wait until it is their turn.
+    fn quantize(&mut self, scheme: Scheme, parts: &[(usize, Part)], data: &mut Data<'_>) -> Result<()> {
         let tensor = self.tensor;
         let float = tensor.float().ok_or_else(|| {
             Error::new(
@@ -219,18 +265,13 @@ impl<'a> Source<'a> {
             )
         })?;
         let mut scratch = Scratch::new(scheme, float);
-        let mut spools: Vec<SpooledTempFile> = parts[1..].iter().map(|_| SpooledTempFile::new(SPOOL)).collect();
+        let mut values = Vec::new();
         self.read(&tensor.segments, &mut |segment, at, bytes| {
-            let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, float, segment, at, error))?;
-            sink.write_all(out.part(parts[0].role)).map_err(sink_failed)?;
-            let mut waiting = parts[1..].iter().zip(&mut spools);
-            waiting.try_for_each(|(part, spool)| spool.write_all(out.part(part.role)).map_err(sink_failed))
+            let bytes = stepped(tensor, bytes, &mut values);
+            let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, segment, at, error))?;
+            parts.iter().try_for_each(|(place, part)| data.write(*place, out.part(part.role)))
         })?;
-        for spool in &mut spools {
-            spool.seek(SeekFrom::Start(0)).map_err(sink_failed)?;
-            io::copy(spool, sink).map_err(sink_failed)?;
-        }
-        Ok(())
+        parts.iter().try_for_each(|(place, _)| data.end(*place))
     }
 }
 
@@ -253,9 +294,20 @@ fn segments<'a>(tensor: &'a PlannedTensor, packed: &'a Packed, role: Role) -> &'
     }
 }
 
+/// `bytes` as the steps of the tensor leave them, in `values` where there are any.
+fn stepped<'a>(tensor: &PlannedTensor, bytes: &'a [u8], values: &'a mut Vec<u8>) -> &'a [u8] {
+    let Some(mut float) = tensor.read_as().filter(|_| !tensor.steps.is_empty()) else { return bytes };
+    values.clear();
+    values.extend_from_slice(bytes);
+    for step in &tensor.steps {
+        float = step.apply(float, values);
+    }
+    values
+}
+
 /// A value that is not finite, in a chunk that starts at byte `at` of what `segment` gives.
-fn not_finite(tensor: &PlannedTensor, float: Float, segment: &Segment, at: u64, error: NonFinite) -> Error {
-    let size = float.size() as u64;
+fn not_finite(tensor: &PlannedTensor, segment: &Segment, at: u64, error: NonFinite) -> Error {
+    let size = tensor.read_as().map_or(1, Float::size) as u64;
     let index = segment.locate(at + error.index as u64 * size) / size;
     let name = quoted(&tensor.sources[segment.source].name);
     Error::input(format!("{name} is not finite at element {index}"))

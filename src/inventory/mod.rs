@@ -37,6 +37,8 @@ pub struct Inventory {
     pub kind: SourceKind,
     /// The chat template: that of `tokenizer_config.json`, else `chat_template.jinja`.
     pub template: Option<String>,
+    /// The parsed `generation_config.json`; null when there is none, or it is not JSON.
+    pub generation: Value,
     /// What the user should know that is not an error, one sentence each.
     pub notes: Vec<String>,
 }
@@ -64,7 +66,8 @@ impl Inventory {
             notes.push("The model brings code of its own (`auto_map`): it is neither run nor kept".to_owned());
         }
         let template = template(checkpoint)?;
-        Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, notes })
+        let generation = checkpoint.parse_sidecar("generation_config.json").unwrap_or_default();
+        Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, generation, notes })
     }
 
     /// The scales of the block-fp8 weight `name`, with their name.

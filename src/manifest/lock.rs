@@ -62,6 +62,9 @@ pub struct LockedTensor {
     pub shape: Vec<u64>,
     /// Where its bytes come from, in the order in which they are read.
     pub sources: Vec<LockedSource>,
+    /// What is done to every value before it is quantized or kept, in order: `add-one`, and `cast` to `dtype`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
     /// `copy`, `stack`, `split` or `fuse`.
     pub transform: String,
 }
@@ -146,6 +149,7 @@ mod tests {
                 scheme: None,
                 shape: vec![2],
                 sources: vec![LockedSource { blake3: None, dtype: "BF16".into(), name: "a".into(), shape: vec![2] }],
+                steps: vec!["add-one".into()],
                 transform: "copy".into(),
             }],
         };

@@ -149,7 +149,10 @@ pub(super) fn build(
         locked.extend(blob.tensors.iter().zip(hashes).map(|(tensor, hashes)| lock_tensor(&blob.name, tensor, &hashes)));
     }
     for sidecar in &plan.sidecars {
-        let descriptor = import.stage_bytes(MediaType::KILN_FILE, &checkpoint.read_sidecar(&sidecar.name)?)?;
+        let descriptor = match &sidecar.made {
+            Some(bytes) => import.stage_bytes(MediaType::KILN_FILE, bytes)?,
+            None => import.stage_bytes(MediaType::KILN_FILE, &checkpoint.read_sidecar(&sidecar.name)?)?,
+        };
         layers.push(dialect.layer(Content::File, &sidecar.name, descriptor));
     }
     checkpoint.check_unchanged()?;
@@ -212,6 +215,7 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
         scheme: tensor.scheme.map(|scheme| scheme.to_string()),
         shape: tensor.shape.clone(),
         sources: sources.collect(),
+        steps: tensor.steps.iter().map(|step| step.name().to_owned()).collect(),
         transform: tensor.transform.name().to_owned(),
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Policy, Profile, Request, Transform};
+use crate::plan::{Packed, PlannedBlob, PlannedTensor, Policy, Profile, Request, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::{NUMERICS, Scheme};
 use crate::source::parse_config;
@@ -281,8 +281,8 @@ impl Model<'_> {
         }
         let expected = planned(locked, profile)?;
         let metadata = expected.metadata();
-        let parts: Vec<Part> = expected.tensors.iter().flat_map(PlannedTensor::parts).collect();
-        for (part, entry) in parts.iter().zip(&entries) {
+        let parts = expected.parts();
+        for ((_, part), entry) in parts.iter().zip(&entries) {
             if (&*part.name, part.dtype.name(), &part.shape) != (&*entry.name, entry.dtype, &entry.shape) {
                 let found = format!("{} {} {:?}", quoted(&entry.name), entry.dtype, entry.shape);
                 let locked = format!("{} {} {:?}", quoted(&part.name), part.dtype, part.shape);
@@ -414,6 +414,7 @@ fn planned(locked: &[&LockedTensor], profile: Profile) -> Result<PlannedBlob> {
             segments: Vec::new(),
             packed,
             transform: Transform::Copy,
+            steps: Vec::new(),
             scheme,
             why: "".into(),
             finite: false,

@@ -15,10 +15,11 @@ type Found<'a> = BTreeMap<(Projection, Position), (&'a str, &'a Readable<'a>)>;
 pub(super) fn expert_groups(
     tensors: &BTreeMap<&str, Readable<'_>>,
     family: &Family,
+    layout: Option<&'static ExpertLayout>,
     facts: &ModelFacts,
     profile: Profile,
 ) -> Result<Vec<Placed>> {
-    let Some(layout) = family.experts else { return Ok(Vec::new()) };
+    let Some(layout) = layout else { return Ok(Vec::new()) };
     let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
     for (name, tensor) in tensors {
         let Some(expert) = layout.recognize(name) else { continue };
@@ -293,6 +294,7 @@ impl Group<'_> {
             segments,
             packed: None,
             transform,
+            steps: Vec::new(),
             scheme: None,
             why: "no scheme was asked for".into(),
             finite: false,
@@ -314,6 +316,7 @@ mod tests {
             sidecars: Vec::new(),
             kind: SourceKind::Float,
             template: None,
+            generation: json!(null),
             notes: Vec::new(),
         };
         Plan::new(&inventory, Request::default()).unwrap_err().to_string()

@@ -1,8 +1,10 @@
 //! The plan: the full, ordered list of blobs to write and how. A pure function of the inventory, the
 //! family and what the user asked; nothing downstream decides anything.
 
+mod config;
 mod group;
 mod layout;
+mod mlx;
 mod order;
 mod policy;
 mod profile;
@@ -23,7 +25,7 @@ pub use segment::{Loop, Segment};
 use crate::arch::{Family, ModelFacts, Runtime};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::{Dtype, Inventory, Sidecar, SourceKind};
-use crate::quant::{Float, Scheme};
+use crate::quant::{Float, Scheme, Step};
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,15 +75,36 @@ pub struct Plan {
     pub runtime: Runtime,
     /// The blobs with tensors, in manifest order.
     pub blobs: Vec<PlannedBlob>,
-    /// The files kept byte for byte, in manifest order.
-    pub sidecars: Vec<Sidecar>,
+    /// The files beside the weights, in manifest order.
+    pub sidecars: Vec<PlannedFile>,
     /// The normalizations that were applied, in order.
     pub normalizations: Vec<Transform>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
 
-/// One blob: a safetensors file with one tensor or one expert group.
+/// A file beside the weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedFile {
+    /// Its name, without any folder.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its bytes, when it is made; `None` for one of the checkpoint's, kept byte for byte.
+    pub made: Option<Vec<u8>>,
+}
+
+impl PlannedFile {
+    fn kept(sidecar: &Sidecar) -> Self {
+        Self { name: sidecar.name.clone(), size: sidecar.size, made: None }
+    }
+
+    fn made(name: &str, bytes: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), size: bytes.len() as u64, made: Some(bytes) }
+    }
+}
+
+/// One blob: a safetensors file with one tensor or one expert group, in profile `mlx` with one layer or module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedBlob {
     /// The layer's name.
@@ -110,6 +133,8 @@ pub struct PlannedTensor {
     pub packed: Option<Packed>,
     /// How the ranges were arranged.
     pub transform: Transform,
+    /// What is done to every value, in order, before it is quantized or kept.
+    pub steps: Vec<Step>,
     /// The scheme; `None` keeps the values.
     pub scheme: Option<Scheme>,
     /// The rule that chose the scheme.
@@ -177,7 +202,7 @@ impl Plan {
     /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
     /// missing or odd, or when config and tensors disagree.
     pub fn new(inventory: &Inventory, request: Request) -> Result<Self> {
-        if request.profile != Profile::Ollama {
+        if request.profile == Profile::Hf {
             let message = format!("Layers for the profile `{}` are not supported", request.profile);
             return Err(Error::input(message).hint("leave `--profile` out"));
         }
@@ -187,39 +212,85 @@ impl Plan {
         }
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
+        let model = (request.profile == Profile::Mlx).then(|| mlx::model(family, &facts)).transpose()?;
         let readable = readable(inventory);
-        let groups = group::expert_groups(&readable, family, &facts, request.profile)?;
+        let layout = model.and_then(|model| model.experts).or(family.experts);
+        let groups = group::expert_groups(&readable, family, layout, &facts, request.profile)?;
         let grouped: BTreeSet<String> = groups.iter().flat_map(|placed| placed.tensor.source_names()).collect();
         let singles = readable.iter().filter(|(name, _)| !grouped.contains(**name));
         let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor, request.profile)));
         let mut placed: Vec<Placed> = singles.chain(groups).collect();
         check_agreement(family, &facts, &placed)?;
-        let default = (inventory.kind == SourceKind::BlockFp8 && !request.quantizes()).then_some(Scheme::Mxfp8);
+        let default = (inventory.kind == SourceKind::BlockFp8 && model.is_none() && !request.quantizes())
+            .then_some(Scheme::Mxfp8);
         let base = request.scheme.or(default);
-        if request.quantizes() || default.is_some() {
-            for Placed { tensor, .. } in &mut placed {
-                if default.is_some() && !tensor.is_decoded() {
-                    tensor.why = "not quantized in the source".into();
-                    continue;
-                }
-                let choice = request.policy.choose(family, &facts, base, tensor)?;
-                (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
-                tensor.finite = tensor.name.ends_with(".weight");
+        let mut dropped = Vec::new();
+        let mut config = None;
+        match model {
+            None => quantize(&mut placed, default.is_some(), base, &request, family, &facts)?,
+            Some(model) => {
+                (placed, dropped) = mlx::arrange(model, placed, inventory, &facts)?;
+                let modules = mlx::quantize(model, &mut placed, &request, family, &facts)?;
+                config = Some(config::config(model, inventory, &request, &modules));
             }
         }
+        let mut notes = notes(inventory, &request, base, family, &facts, &placed);
+        notes.extend(left_out(&dropped));
+        let normalizations = normalizations(&placed);
+        let (blobs, sidecars) = match config {
+            None => (order::blobs(placed)?, inventory.sidecars.iter().map(PlannedFile::kept).collect()),
+            Some(config) => {
+                let blobs = order::by_name(placed)?;
+                let files = config::files(inventory, &config, &blobs);
+                (blobs, files)
+            }
+        };
         Ok(Self {
             base,
             kind: inventory.kind,
             family,
             runtime: Runtime::of(&facts, inventory.template.as_deref()),
-            normalizations: normalizations(&placed),
-            notes: notes(inventory, &request, base, family, &facts, &placed),
-            blobs: order::blobs(placed)?,
-            sidecars: order::sidecars(inventory.sidecars.clone()),
+            normalizations,
+            blobs,
+            sidecars: order::sidecars(sidecars),
+            notes,
             request,
             facts,
         })
     }
+}
+
+/// Gives every tensor its scheme: what was asked for, or in a source that is quantized already `base` for what is.
+fn quantize(
+    placed: &mut [Placed],
+    by_default: bool,
+    base: Option<Scheme>,
+    request: &Request,
+    family: &Family,
+    facts: &ModelFacts,
+) -> Result<()> {
+    if !request.quantizes() && !by_default {
+        return Ok(());
+    }
+    for Placed { tensor, .. } in placed {
+        if by_default && !tensor.is_decoded() {
+            tensor.why = "not quantized in the source".into();
+            continue;
+        }
+        let choice = request.policy.choose(family, facts, base, tensor)?;
+        (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
+        tensor.finite = tensor.name.ends_with(".weight");
+    }
+    Ok(())
+}
+
+/// What is said of tensors that a runtime does not load.
+fn left_out(dropped: &[String]) -> Option<String> {
+    let first = quoted(dropped.first()?);
+    Some(match dropped.len() {
+        1 => format!("The tensor {first} is left out: mlx-lm does not load it"),
+        count => format!("{count} tensors are left out, {first} the first: mlx-lm does not load them"),
+    })
 }
 
 /// What the user should know about this checkpoint.
@@ -233,12 +304,13 @@ fn notes(
 ) -> Vec<String> {
     let mut notes = inventory.notes.clone();
     let schemes: BTreeSet<Scheme> = placed.iter().filter_map(|placed| placed.tensor.scheme).collect();
-    if inventory.kind == SourceKind::BlockFp8 {
+    if inventory.kind == SourceKind::BlockFp8 && !schemes.is_empty() {
         let scheme = base.map_or_else(|| "the recipe".to_owned(), |base| format!("`{base}`"));
         notes.push(format!("The weights are FP8 already: {scheme} is a second quantization"));
     }
-    for scheme in schemes.iter().filter(|scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme))
-    {
+    let is_ollama = request.profile == Profile::Ollama;
+    let misread = |scheme: &&Scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme);
+    for scheme in schemes.iter().filter(|_| is_ollama).filter(misread) {
         notes.push(format!("Ollama has no scheme `{scheme}` and would misread it"));
     }
     if let Policy::Recipe(recipe) = &request.policy {
@@ -249,7 +321,7 @@ fn notes(
         let class = facts.architecture.as_deref().unwrap_or("unknown");
         notes.push(format!("{} has no rules of its own: the generic policy is used", quoted(class)));
     }
-    if facts.tied && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
+    if is_ollama && facts.tied == Some(true) && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
         notes
             .push("The config ties the output head to the embedding, yet `lm_head.weight` is there: it is kept".into());
     }
@@ -286,6 +358,7 @@ impl PlannedTensor {
             segments: vec![Segment::run(0, 0, length)],
             packed: None,
             transform: Transform::Copy,
+            steps: Vec::new(),
             scheme: None,
             why: "no scheme was asked for".into(),
             finite: false,
@@ -299,7 +372,7 @@ impl PlannedTensor {
 
     /// Whether its bytes are others than those of its sources.
     pub fn is_transformed(&self) -> bool {
-        self.scheme.is_some() && self.packed.is_none() || self.is_decoded()
+        self.scheme.is_some() && self.packed.is_none() || self.is_decoded() || !self.steps.is_empty()
     }
 
     fn source_names(&self) -> impl Iterator<Item = String> {
@@ -310,8 +383,8 @@ impl PlannedTensor {
     pub fn source_bytes(&self) -> u64 {
         let stored = |segment: &Segment| {
             let source = &self.sources[segment.source];
-            let element = if source.scales.is_some() { self.dtype.bytes() } else { source.dtype.bytes() };
-            segment.bytes() / element * source.dtype.bytes()
+            // Codes of one byte are decoded to values of two.
+            segment.bytes() / if source.scales.is_some() { Dtype::Bf16.bytes() } else { 1 }
         };
         self.all_segments().map(stored).sum()
     }
@@ -327,12 +400,30 @@ impl PlannedTensor {
 
     /// Its element type as the kernels know it; `None` for integers and the like.
     pub fn float(&self) -> Option<Float> {
-        match self.dtype {
-            Dtype::Bf16 => Some(Float::Bf16),
-            Dtype::F16 => Some(Float::F16),
-            Dtype::F32 => Some(Float::F32),
-            _ => None,
-        }
+        float(self.dtype)
+    }
+
+    /// The type of the values that are read for it, before its steps.
+    pub fn read_as(&self) -> Option<Float> {
+        let first = self.sources.first()?;
+        if first.scales.is_some() { Some(Float::Bf16) } else { float(first.dtype) }
+    }
+}
+
+fn float(dtype: Dtype) -> Option<Float> {
+    match dtype {
+        Dtype::Bf16 => Some(Float::Bf16),
+        Dtype::F16 => Some(Float::F16),
+        Dtype::F32 => Some(Float::F32),
+        _ => None,
+    }
+}
+
+fn dtype_of(float: Float) -> Dtype {
+    match float {
+        Float::Bf16 => Dtype::Bf16,
+        Float::F16 => Dtype::F16,
+        Float::F32 => Dtype::F32,
     }
 }
 
@@ -347,8 +438,22 @@ fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Re
 }
 
 impl PlannedBlob {
-    /// `__metadata__`, by key: one scheme when all its quantized tensors agree, one per tensor otherwise.
+    /// The parts of all its tensors by name, which is also the order of their data; each with the index of its
+    /// tensor.
+    pub fn parts(&self) -> Vec<(usize, Part)> {
+        let parts =
+            |(index, tensor): (usize, &PlannedTensor)| tensor.parts().into_iter().map(move |part| (index, part));
+        let mut parts: Vec<(usize, Part)> = self.tensors.iter().enumerate().flat_map(parts).collect();
+        parts.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        parts
+    }
+
+    /// `__metadata__`, by key: one scheme when all its quantized tensors agree, one per tensor otherwise. In
+    /// profile `mlx` the word that mlx-lm writes; its config says what is quantized how.
     pub fn metadata(&self) -> BTreeMap<String, String> {
+        if self.tensors.iter().any(|tensor| tensor.profile == Profile::Mlx) {
+            return [("format".to_owned(), "mlx".to_owned())].into();
+        }
         let quantized = || self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.scheme?)));
         let entries = |prefix: String, scheme: Scheme| {
             [

@@ -42,10 +42,15 @@ impl Policy {
             (Self::Family, None) => Ok(Choice::keep("no scheme was asked for")),
             (Self::Recipe(_), _) if !is_matrix(name, shape) => Ok(Choice::keep("not a weight matrix")),
             (Self::Recipe(recipe), _) => recipe.choose(family, facts, name, shape),
-            (Self::Resolved(schemes), _) => Ok(match schemes.get(&tensor.name).copied().flatten() {
-                Some(scheme) if scheme.divides(shape) => Choice::quantize(scheme, "as before"),
-                _ => Choice::keep("as before"),
-            }),
+            (Self::Resolved(schemes), _) => Ok(Self::resolved(schemes, &tensor.name, shape)),
+        }
+    }
+
+    /// What a recipe was resolved to, for the tensor that is written as `name`.
+    pub(super) fn resolved(schemes: &BTreeMap<String, Option<Scheme>>, name: &str, shape: &[u64]) -> Choice {
+        match schemes.get(name).copied().flatten() {
+            Some(scheme) if scheme.divides(shape) => Choice::quantize(scheme, "as before"),
+            _ => Choice::keep("as before"),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! quantized.
 
 mod affine;
+mod convert;
 mod float;
 mod fp4;
 mod fp8;
@@ -19,6 +20,7 @@ mod pack;
 mod reference;
 mod scheme;
 
+pub use convert::Step;
 pub use float::Float;
 pub use fp8::{BlockFp8, block_fp8_decode, from_fp8, to_fp8};
 pub use instructions::Instructions;
