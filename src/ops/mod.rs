@@ -1,6 +1,7 @@
 //! The use cases, one file each: options in, report out. The only room that joins the import half with
 //! the transfer half; it never prints and never reads the environment.
 
+mod again;
 pub mod checkout;
 pub mod create;
 mod explain;

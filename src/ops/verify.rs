@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::again::Again;
 use super::create::{self, Prepared};
 use super::explain::{self, Side};
 use super::inspect::{lock, read_header, require};
@@ -12,11 +13,11 @@ use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
-use crate::manifest::{Content, Dialect, EPOCH, Lock, LockedTensor, layer_name};
+use crate::manifest::{Content, Dialect, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Packed, PlannedBlob, PlannedTensor, Policy, Profile, Request, Transform};
+use crate::plan::{Packed, PlannedBlob, PlannedTensor, Profile, Transform};
 use crate::progress::{Event, Progress};
-use crate::quant::{NUMERICS, Scheme};
+use crate::quant::Scheme;
 use crate::source::parse_config;
 use crate::store::{Damage, Store};
 
@@ -75,6 +76,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The most severe of `findings`.
+    pub(super) fn of(findings: &[Finding]) -> Self {
+        findings.iter().map(|finding| finding.outcome).max().unwrap_or(Self::Ok)
+    }
+
     /// The word in a report.
     pub fn name(self) -> &'static str {
         match self {
@@ -110,7 +116,16 @@ impl Finding {
         Self { outcome, message: message.into(), layer: None, tensor: None, part: None, bytes: None, cause: None }
     }
 
-    fn in_layer(mut self, layer: &Descriptor) -> Self {
+    /// What an error says about the model; one that says nothing about it stays an error.
+    pub(super) fn of(error: Error) -> Result<Self> {
+        match error.kind() {
+            ErrorKind::Corrupt => Ok(Self::new(Outcome::Corrupt, error.chain())),
+            ErrorKind::CouldNotCheck => Ok(Self::new(Outcome::CouldNotCheck, error.chain())),
+            _ => Err(error),
+        }
+    }
+
+    pub(super) fn in_layer(mut self, layer: &Descriptor) -> Self {
         self.layer = Some(layer_name(layer));
         self
     }
@@ -135,7 +150,7 @@ pub struct Verified {
 impl Verified {
     /// The verdict.
     pub fn outcome(&self) -> Outcome {
-        self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Ok)
+        Outcome::of(&self.findings)
     }
 }
 
@@ -155,7 +170,7 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
     let manifest = match store.manifest(&target) {
         Ok((manifest, _)) => manifest,
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            verified.findings.push(corrupt(&error));
+            verified.findings.push(Finding::of(error)?);
             verified.not_checked = Level::ALL[1..].to_vec();
             return Ok(verified);
         }
@@ -168,22 +183,19 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
             verified.not_checked.push(level);
             continue;
         }
-        let findings = match level {
-            Level::Structure => model.structure()?,
-            Level::Digests => model.digests()?,
-            Level::Tensors => model.tensors()?,
-            Level::Rebuild => model.rebuild(options)?,
+        let found = match level {
+            Level::Structure => model.structure(),
+            Level::Digests => model.digests(),
+            Level::Tensors => model.tensors(),
+            Level::Rebuild => model.rebuild(options),
         };
+        let findings = found.or_else(|error| Finding::of(error).map(|finding| vec![finding]))?;
         if findings.iter().any(|finding| finding.outcome == Outcome::CouldNotCheck) {
             verified.not_checked.push(level);
         }
         verified.findings.extend(findings);
     }
     Ok(verified)
-}
-
-fn corrupt(error: &Error) -> Finding {
-    Finding::new(Outcome::Corrupt, error.chain())
 }
 
 struct Model<'a> {
@@ -221,13 +233,7 @@ impl Model<'_> {
     /// Every tensor layer parses, is in canonical form, and holds the arrays that the lock names; the
     /// lock's tensors agree with the config.
     fn tensors(&self) -> Result<Vec<Finding>> {
-        let Some(lock) = (match lock(self.store, self.manifest) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(vec![corrupt(&error)]),
-            Err(error) if error.kind() == ErrorKind::CouldNotCheck => {
-                return Ok(vec![Finding::new(Outcome::CouldNotCheck, error.to_string())]);
-            }
-            read => read?,
-        }) else {
+        let Some(lock) = lock(self.store, self.manifest)? else {
             return Ok(vec![Finding::new(
                 Outcome::CouldNotCheck,
                 "The model has no `kiln.lock`: which tensors it should have is not known",
@@ -246,10 +252,8 @@ impl Model<'_> {
         let layers = || self.manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors);
         for layer in layers() {
             let locked = locked.get(&layer_name(layer)).map(Vec::as_slice).unwrap_or_default();
-            match self.layer_agrees(layer, locked, profile) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Corrupt => findings.push(corrupt(&error).in_layer(layer)),
-                Err(error) => return Err(error),
+            if let Err(error) = self.layer_agrees(layer, locked, profile) {
+                findings.push(Finding::of(error)?.in_layer(layer));
             }
         }
         let present: BTreeSet<String> = layers().map(layer_name).collect();
@@ -318,45 +322,16 @@ impl Model<'_> {
 
     /// Creates the model again in a throw-away store and compares.
     fn rebuild(&self, options: &Options) -> Result<Vec<Finding>> {
-        let unchecked = |message: String| Ok(vec![Finding::new(Outcome::CouldNotCheck, message)]);
-        let Some(lock) = lock(self.store, self.manifest)? else {
-            return unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned());
-        };
-        let (Ok(profile), EPOCH, NUMERICS) = (lock.profile.parse(), lock.epoch, &*lock.numerics) else {
-            return unchecked(format!(
-                "The model was made with epoch {}, numerics {} and profile {}, which this kiln does not have",
-                lock.epoch,
-                quoted(&lock.numerics),
-                quoted(&lock.profile)
-            ));
-        };
-        let remembered = || {
-            let note = self.store.note(&self.target.digest).ok().flatten()?;
-            note.get("source").and_then(serde_json::Value::as_str).map(PathBuf::from)
-        };
-        let Some(source) = options.source.clone().or_else(remembered) else {
-            return unchecked("The source is not known here: name it with `--source DIR`".to_owned());
-        };
-        let request = match request(&lock, profile) {
-            Ok(request) => request,
-            Err(error) => return unchecked(format!("The model cannot be made by this kiln: {error}")),
-        };
-        let Prepared { checkpoint, plan } = match create::prepare(&source, request) {
-            Ok(prepared) => prepared,
-            Err(error) => return unchecked(format!("The source `{}` cannot be used: {error}", source.display())),
-        };
+        let again = Again::plan(self.store, self.target, self.manifest, options.source.as_deref())?;
+        let Prepared { checkpoint, plan } = &again.prepared;
         let place = tempfile::Builder::new().prefix("kiln-rebuild-").tempdir().map_err(|cause| {
             Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause)
         })?;
         let store = Store::open(place.path())?;
         let import = store.begin_import()?;
         let dialect = Dialect::of(self.manifest);
-        let built = match create::build(&checkpoint, &plan, dialect, options.threads, &import, self.progress) {
-            Err(error) if error.kind() == ErrorKind::Input => {
-                return unchecked(format!("The source `{}` cannot be used: {error}", source.display()));
-            }
-            built => built?,
-        };
+        let built = create::build(checkpoint, plan, dialect, options.threads, &import, self.progress)
+            .map_err(|error| again.failed(error))?;
         import.commit(&options.name, &built.manifest)?;
         if built.manifest.digest == self.target.digest {
             return Ok(Vec::new());
@@ -366,26 +341,11 @@ impl Model<'_> {
     }
 }
 
-fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
+/// The finding that a stored blob is not what it should be.
+pub(super) fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
     let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
     let message = format!("The blob `{}` of {} {damage}", blob.digest, quoted(&whose));
     Finding::new(Outcome::Corrupt, message).in_layer(blob)
-}
-
-/// What was asked for, as far as the lock knows: of a recipe, what it resolved to.
-fn request(lock: &Lock, profile: Profile) -> Result<Request> {
-    let scheme = |name: &Option<String>| name.as_deref().map(str::parse).transpose();
-    let policy = match lock.policy.as_deref() {
-        None => Policy::Family,
-        Some(Lock::RECIPE) => {
-            let schemes = lock.tensors.iter().map(|tensor| Ok((tensor.name.clone(), scheme(&tensor.scheme)?)));
-            Policy::Resolved(schemes.collect::<Result<_>>()?)
-        }
-        Some(other) => {
-            return Err(Error::new(ErrorKind::CouldNotCheck, format!("There is no policy {}", quoted(other))));
-        }
-    };
-    Ok(Request { profile, scheme: scheme(&lock.scheme)?, policy })
 }
 
 /// The layer that these locked tensors describe, as a plan would have it.

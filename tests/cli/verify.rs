@@ -175,7 +175,7 @@ fn a_source_that_cannot_be_used_is_no_verdict_on_the_model() {
     --- stdout ---
     demo:int4 sha256:[DIGEST]
     checked: structure, digests, tensors (23 blobs)
-    could-not-check: The source `nowhere` cannot be used: There is no checkpoint at `nowhere`
+    could-not-check: The source `nowhere` cannot be used: There is no checkpoint at `nowhere`: No such file or directory (os error 2)
     not checked: rebuild (creating it again from its source gives the same bytes)
     result: could-not-check
     --- stderr ---

@@ -1,0 +1,77 @@
+//! A model's source, planned again as the model's lock says: where a rebuild begins. What stands in
+//! their way is [`ErrorKind::CouldNotCheck`], and no verdict on the model.
+
+use std::path::{Path, PathBuf};
+
+use super::create::{self, Prepared};
+use super::inspect::lock;
+use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::manifest::{EPOCH, Lock};
+use crate::oci::{Descriptor, Manifest};
+use crate::plan::{Policy, Profile, Request};
+use crate::quant::NUMERICS;
+use crate::store::Store;
+
+/// What a lock makes of a source.
+pub(super) struct Again {
+    pub(super) prepared: Prepared,
+    source: PathBuf,
+}
+
+impl Again {
+    /// Plans `source` as the model's lock says; `None` takes the place the store remembers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CouldNotCheck`] when the model has no lock, when this kiln cannot do what it says, or when the
+    /// source cannot be used; [`ErrorKind::Corrupt`] when the lock is damaged.
+    pub(super) fn plan(store: &Store, target: &Descriptor, manifest: &Manifest, source: Option<&Path>) -> Result<Self> {
+        let unchecked = |message: String| Error::new(ErrorKind::CouldNotCheck, message);
+        let lock = lock(store, manifest)?
+            .ok_or_else(|| unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned()))?;
+        let (Ok(profile), EPOCH, NUMERICS) = (lock.profile.parse(), lock.epoch, &*lock.numerics) else {
+            return Err(unchecked(format!(
+                "The model was made with epoch {}, numerics {} and profile {}, which this kiln does not have",
+                lock.epoch,
+                quoted(&lock.numerics),
+                quoted(&lock.profile)
+            )));
+        };
+        let remembered = || {
+            let note = store.note(&target.digest).ok().flatten()?;
+            note.get("source").and_then(serde_json::Value::as_str).map(PathBuf::from)
+        };
+        let source = source
+            .map(Path::to_owned)
+            .or_else(remembered)
+            .ok_or_else(|| unchecked("The source is not known here: name it with `--source DIR`".to_owned()))?;
+        let request = request(&lock, profile)
+            .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
+        let prepared = create::prepare(&source, request).map_err(|cause| unusable(&source, cause))?;
+        Ok(Self { prepared, source })
+    }
+
+    /// What an error while the source is read means.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::Input { unusable(&self.source, error) } else { error }
+    }
+}
+
+/// What was asked for, as far as the lock knows: of a recipe, what it resolved to.
+fn request(lock: &Lock, profile: Profile) -> Result<Request> {
+    let scheme = |name: &Option<String>| name.as_deref().map(str::parse).transpose();
+    let policy = match lock.policy.as_deref() {
+        None => Policy::Family,
+        Some(Lock::RECIPE) => {
+            let schemes = lock.tensors.iter().map(|tensor| Ok((tensor.name.clone(), scheme(&tensor.scheme)?)));
+            Policy::Resolved(schemes.collect::<Result<_>>()?)
+        }
+        Some(other) => {
+            return Err(Error::new(ErrorKind::CouldNotCheck, format!("There is no policy {}", quoted(other))));
+        }
+    };
+    Ok(Request { profile, scheme: scheme(&lock.scheme)?, policy })
+}
+
+fn unusable(source: &Path, cause: Error) -> Error {
+    Error::new(ErrorKind::CouldNotCheck, format!("The source `{}` cannot be used", source.display())).caused_by(cause)
+}
