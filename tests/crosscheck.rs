@@ -1,25 +1,33 @@
-//! MLX itself, held against the kernels. What it needs on Linux, `ci/mlx/linux.sh` makes.
+//! MLX itself, held against the kernels and against stored models. What it needs on Linux, `ci/mlx/linux.sh` makes.
 
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
-use kiln::ErrorKind;
-use kiln::quant::{self, Float, Mlx, Quantized, Scheme};
+mod model;
 
-/// The codes, scales and biases of `input`, as `quantize` gives them.
-fn parts<E>(
-    scheme: Scheme,
-    float: Float,
-    input: &[u8],
-    quantize: impl FnOnce(Quantized<'_>) -> Result<(), E>,
-) -> Result<[Vec<u8>; 3], E> {
-    // No byte of this may stay.
-    const BEFORE: u8 = 0xAA;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use kiln::manifest::layer_name;
+use kiln::ops::crosscheck::{Crosschecked, Options, crosscheck};
+use kiln::ops::inspect::show;
+use kiln::ops::verify::{Finding, Outcome};
+use kiln::quant::{self, Float, Mlx, Quantized, Scheme};
+use kiln::{ErrorKind, Progress};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use model::{Kiln, array, checkpoint, copy_of};
+
+/// The codes, scales and biases that the kernels give.
+fn kernels(scheme: Scheme, float: Float, input: &[u8]) -> [Vec<u8>; 3] {
     let elements = input.len() / float.size();
-    let mut packed = vec![BEFORE; scheme.packed_len(elements)];
-    let mut scales = vec![BEFORE; scheme.scales_len(elements, float)];
-    let mut biases = vec![BEFORE; scheme.biases_len(elements, float)];
-    quantize(Quantized { packed: &mut packed, scales: &mut scales, biases: &mut biases })?;
-    Ok([packed, scales, biases])
+    let mut packed = vec![0; scheme.packed_len(elements)];
+    let mut scales = vec![0; scheme.scales_len(elements, float)];
+    let mut biases = vec![0; scheme.biases_len(elements, float)];
+    let out = Quantized { packed: &mut packed, scales: &mut scales, biases: &mut biases };
+    quant::quantize(scheme, float, input, out).unwrap();
+    [packed, scales, biases]
 }
 
 const COLUMNS: usize = 256;
@@ -45,9 +53,8 @@ fn mlx_gives_the_bytes_of_the_kernels_for_every_scheme_and_type() {
     for float in [Float::Bf16, Float::F16, Float::F32] {
         let input = weights(float);
         for scheme in Scheme::all() {
-            let ours = parts(scheme, float, &input, |out| quant::quantize(scheme, float, &input, out));
-            let theirs = parts(scheme, float, &input, |out| mlx.quantize(scheme, float, COLUMNS, &input, out));
-            assert!(ours.unwrap() == theirs.unwrap(), "{scheme} {float:?}");
+            let theirs = mlx.quantize(scheme, float, COLUMNS, &input).unwrap();
+            assert!(kernels(scheme, float, &input) == theirs, "{scheme} {float:?}");
         }
     }
 }
@@ -55,9 +62,6 @@ fn mlx_gives_the_bytes_of_the_kernels_for_every_scheme_and_type() {
 #[test]
 fn what_mlx_does_not_take_is_an_error_and_not_the_end_of_the_process() {
     let mlx = Mlx::start().unwrap();
-    let quantize = |scheme, columns, input: &[u8]| {
-        parts(scheme, Float::F32, input, |out| mlx.quantize(scheme, Float::F32, columns, input, out))
-    };
     let row = [0; 64 * 4];
     let no_such = Scheme::Affine { bits: 7, group: 64 };
     for (scheme, columns, input, sentence) in [
@@ -67,9 +71,135 @@ fn what_mlx_does_not_take_is_an_error_and_not_the_end_of_the_process() {
         (Scheme::INT4, 0, &row, "256 bytes are not rows of 0 elements"),
         (Scheme::INT4, 1 << 40, &[], "MLX has no matrix of this size"),
     ] {
-        let error = quantize(scheme, columns, input).unwrap_err();
+        let error = mlx.quantize(scheme, Float::F32, columns, input).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CouldNotCheck);
         assert!(error.chain().starts_with(sentence), "{}", error.chain());
     }
-    assert!(quantize(Scheme::INT4, 64, &row).is_ok());
+    assert!(mlx.quantize(Scheme::INT4, Float::F32, 64, &row).is_ok());
+}
+
+impl Kiln {
+    fn crosscheck(&self, source: &Path) -> Crosschecked {
+        let options = Options { name: self.name.clone(), source: Some(source.to_owned()) };
+        crosscheck(&self.store, &options, &Progress::silent()).unwrap()
+    }
+
+    /// The one difference.
+    fn difference(&self, source: &Path) -> Finding {
+        let Crosschecked { findings, .. } = self.crosscheck(source);
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!(finding.outcome, Outcome::NotReproduced);
+        finding.clone()
+    }
+}
+
+#[test]
+fn mlx_makes_every_quantized_tensor_of_a_model_as_it_is_stored() {
+    for (name, scheme) in [
+        ("qwen3-moe-12e-bf16", Some("int4")),
+        ("mixtral-bf16", Some("nvfp4")),
+        ("gemma4-moe-vl-bf16", Some("mxfp4")),
+        ("gpt-oss-bf16", Some("mxfp8")),
+        ("llama-f16", Some("affine3-g32")),
+        ("llama-f32", Some("affine5-g64")),
+        ("qwen3_5-moe-vl-stacked-bf16", Some("int8")),
+        ("fp8-llama-192x320", None),
+        ("fp8-qwen3-moe", Some("affine6-g128")),
+    ] {
+        let source = checkpoint(name);
+        let kiln = Kiln::holding(&source, scheme);
+        let crosschecked = kiln.crosscheck(&source);
+        assert_eq!(crosschecked.outcome(), Outcome::Ok, "{name} {:?}", crosschecked.findings);
+        let tensors = show(&kiln.store, &kiln.name).unwrap().tensors;
+        let quantized = tensors.iter().filter(|tensor| tensor.scheme.is_some()).count();
+        assert!(quantized > 0 && crosschecked.tensors == quantized as u64, "{name} {quantized} {crosschecked:?}");
+    }
+}
+
+const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";
+
+#[test]
+fn one_flipped_bit_of_a_stored_part_is_named_with_its_tensor() {
+    let source = checkpoint("qwen3-moe-bf16");
+    for (suffix, part) in [("", "packed"), (".bias", "biases"), (".scale", "scales")] {
+        let kiln = Kiln::holding(&source, Some("int4"));
+        let mut flipped = 0;
+        kiln.replace(TENSOR, |bytes| {
+            let at = array(bytes, &format!("{TENSOR}{suffix}")).start + 5;
+            bytes[at] ^= 1;
+            flipped = bytes[at];
+        });
+        let finding = kiln.difference(&source);
+        assert_eq!((finding.layer.as_deref(), finding.tensor.as_deref()), (Some(TENSOR), Some(TENSOR)));
+        assert_eq!((finding.part, finding.bytes), (Some(part), Some(1)));
+        let place = format!("the first at 5: {flipped:#04x} is stored, MLX has {:#04x}", flipped ^ 1);
+        assert!(finding.message.ends_with(&place), "{}", finding.message);
+        assert!(finding.cause.unwrap().contains("the stored layer was altered"));
+    }
+}
+
+#[test]
+fn one_changed_weight_of_the_source_is_told_as_another_source() {
+    let changed = TempDir::new().unwrap();
+    copy_of(&checkpoint("llama-f16"), changed.path());
+    let shard = changed.path().join("model.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    let place = array(&bytes, TENSOR);
+    // The sign of the first weight.
+    bytes[place.start + 1] ^= 0x80;
+    fs::write(&shard, bytes).unwrap();
+    let finding = Kiln::holding(&checkpoint("llama-f16"), Some("mxfp8")).difference(changed.path());
+    assert_eq!((finding.tensor.as_deref(), finding.part), (Some(TENSOR), Some("packed")));
+    assert!(finding.cause.unwrap().starts_with("the source is another one"));
+}
+
+#[test]
+fn a_layer_that_rotted_is_corrupt_and_one_of_another_scheme_is_named() {
+    let source = checkpoint("llama-f16");
+    let kiln = Kiln::holding(&source, Some("int4"));
+    let other = Kiln::holding(&source, Some("affine4-g32"));
+    let layer = |kiln: &Kiln| {
+        let manifest = kiln.manifest();
+        let layer = manifest.layers.into_iter().find(|layer| layer_name(layer) == TENSOR).unwrap();
+        kiln.store.blob_path(&layer.digest)
+    };
+    let bytes = fs::read(layer(&other)).unwrap();
+    kiln.replace(TENSOR, |stored| *stored = bytes);
+    assert_eq!(kiln.difference(&source).part, Some("header"));
+    let rotted = layer(&kiln);
+    fs::remove_file(&rotted).unwrap();
+    fs::write(&rotted, "rot").unwrap();
+    assert_eq!(kiln.crosscheck(&source).outcome(), Outcome::Corrupt);
+}
+
+#[test]
+fn a_model_without_quantized_tensors_could_not_be_checked() {
+    let source = checkpoint("llama-f16");
+    let crosschecked = Kiln::holding(&source, None).crosscheck(&source);
+    assert_eq!((crosschecked.outcome(), crosschecked.tensors), (Outcome::CouldNotCheck, 0));
+}
+
+#[test]
+fn the_command_prints_the_verdict_and_ends_with_it() {
+    let source = checkpoint("llama-f16");
+    let kiln = Kiln::holding(&source, Some("int4"));
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        command.args(["crosscheck", "model:a", "--progress", "off", "--store"]).arg(kiln.place.path().join("store"));
+        let output = command.args(words).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, printed) = run(&[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("\ncompared with MLX 0.32.2: "), "{printed}");
+    assert!(printed.ends_with("\nresult: ok\n"), "{printed}");
+    kiln.replace(TENSOR, |bytes| {
+        let place = array(bytes, &format!("{TENSOR}.scale"));
+        bytes[place.start] ^= 1;
+    });
+    let (code, printed) = run(&["--source", source.to_str().unwrap(), "--json"]);
+    assert_eq!(code, Some(4), "{printed}");
+    let object: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&object["event"], &object["result"]), (&"crosschecked".into(), &"not-reproduced".into()));
+    assert_eq!((&object["findings"][0]["tensor"], &object["findings"][0]["part"]), (&TENSOR.into(), &"scales".into()));
 }

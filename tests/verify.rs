@@ -3,70 +3,26 @@
 
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
+mod model;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln::blobs::{Entry, encode_header};
 use kiln::copy::{Direction, copy};
-use kiln::manifest::{Dialect, layer_name};
-use kiln::oci::{Manifest, Reference};
-use kiln::ops::create::{Options as CreateOptions, create};
-use kiln::ops::inspect::find;
+use kiln::manifest::layer_name;
 use kiln::ops::verify::{Finding, Level, Options, Outcome, Verified, verify};
-use kiln::plan::Request;
 use kiln::source::safetensors::parse_header;
 use kiln::storage::{Memory, Refs};
-use kiln::store::Store;
 use kiln::{ErrorKind, Progress};
 use tempfile::TempDir;
 
-struct Kiln {
-    place: TempDir,
-    store: Store,
-    name: Reference,
-}
-
-fn checkpoint(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name)
-}
+use model::{Kiln, array, checkpoint, copy_of};
 
 impl Kiln {
-    fn holding(source: &Path, scheme: Option<&str>) -> Self {
-        let place = TempDir::new().unwrap();
-        let store = Store::open(&place.path().join("store")).unwrap();
-        let kiln = Self { place, store, name: "model:a".parse().unwrap() };
-        let options = CreateOptions {
-            name: kiln.name.clone(),
-            source: source.to_owned(),
-            request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() },
-            dialect: Dialect::Ollama,
-            threads: 2,
-        };
-        create(&kiln.store, &options, &Progress::silent()).unwrap();
-        kiln
-    }
-
     fn verify(&self, level: Level, source: Option<PathBuf>) -> Verified {
         let options = Options { name: self.name.clone(), level, source, threads: 1 };
         verify(&self.store, &options, &Progress::silent()).unwrap()
-    }
-
-    fn manifest(&self) -> Manifest {
-        find(&self.store, &self.name).unwrap().1
-    }
-
-    /// Replaces a layer by other bytes, with digests to match: what no hash can notice.
-    fn replace(&self, layer: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut manifest = self.manifest();
-        let import = self.store.begin_import().unwrap();
-        let target = manifest.layers.iter_mut().find(|found| layer_name(found) == layer).unwrap();
-        let mut bytes = self.store.read_blob(target).unwrap();
-        change(&mut bytes);
-        let staged = import.stage_bytes(target.media_type.clone(), &bytes).unwrap();
-        (target.digest, target.size) = (staged.digest, staged.size);
-        let (media_type, bytes) = Dialect::Ollama.manifest(manifest.config, manifest.layers);
-        let staged = import.stage_bytes(media_type, &bytes).unwrap();
-        import.commit(&self.name, &staged).unwrap();
     }
 
     fn first_difference(&self, source: &Path) -> Finding {
@@ -152,13 +108,6 @@ fn missing_and_shortened_blobs_are_found() {
 
 const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";
 
-/// The place of one array in a layer.
-fn array(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
-    let header = parse_header(bytes, bytes.len() as u64).unwrap();
-    let entry = header.tensors.iter().find(|entry| entry.name == name).unwrap();
-    (header.data_start + entry.begin) as usize..(header.data_start + entry.end) as usize
-}
-
 #[test]
 fn a_difference_names_the_tensor_the_part_and_the_bytes() {
     let source = checkpoint("qwen3-moe-bf16");
@@ -199,12 +148,6 @@ fn a_header_that_is_not_canonical_is_found_without_the_source() {
     let verified = kiln.verify(Level::Tensors, None);
     assert_eq!(verified.outcome(), Outcome::Corrupt);
     assert!(verified.findings[0].message.contains("not in canonical form"), "{:?}", verified.findings);
-}
-
-fn copy_of(source: &Path, target: &Path) {
-    for file in fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
-        fs::copy(&file, target.join(file.file_name().unwrap())).unwrap();
-    }
 }
 
 #[test]

@@ -6,4 +6,4 @@ mod decode;
 mod write;
 
 pub use canonical::{Entry, Layout, encode_header};
-pub use write::{SourceHashes, write};
+pub use write::{SourceHashes, read_values, write};

@@ -86,6 +86,22 @@ impl Data<'_> {
     }
 }
 
+/// Reads the values of `tensor` as [`write()`] quantizes them: arranged and decoded, in chunks of any length.
+///
+/// # Errors
+/// [`ErrorKind::Input`] when a source cannot be read; the error of `use_values`.
+pub fn read_values(
+    tensor: &PlannedTensor,
+    checkpoint: &Checkpoint,
+    progress: &Progress,
+    use_values: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<SourceHashes> {
+    let mut chunk = vec![0; CHUNK];
+    let mut source = Source::open(tensor, checkpoint, progress, &mut chunk)?;
+    source.read(&tensor.segments, &mut |_, _, values| use_values(values))?;
+    Ok(source.hashes())
+}
+
 fn sink_failed(cause: io::Error) -> Error {
     let full = matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let error = Error::new(ErrorKind::Store, "Could not write a blob").caused_by(cause);
@@ -144,11 +160,12 @@ impl<'a> Source<'a> {
                 }
             }
         }
-        Ok(if self.tensor.is_transformed() {
-            self.hashers.iter().map(blake3::Hasher::finalize).collect()
-        } else {
-            SourceHashes::new()
-        })
+        Ok(self.hashes())
+    }
+
+    fn hashes(&self) -> SourceHashes {
+        let hashers = self.hashers.iter().filter(|_| self.tensor.is_transformed());
+        hashers.map(blake3::Hasher::finalize).collect()
     }
 
     /// Reads segments in order.

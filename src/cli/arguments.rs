@@ -9,7 +9,9 @@ use clap::error::ContextKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
-use super::{checkout, create, demo, exit, families, inspect, login, names, serve, shell, transfer, verify};
+use super::{
+    checkout, create, crosscheck, demo, exit, families, inspect, login, names, serve, shell, transfer, verify,
+};
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
 use crate::ops::verify::Level;
@@ -95,6 +97,7 @@ pub(super) enum Command {
     Push(transfer::Push),
     Pull(transfer::Pull),
     Verify(verify::Verify),
+    Crosscheck(crosscheck::Crosscheck),
     List(inspect::List),
     Show(inspect::Show),
     Checkout(checkout::Checkout),

@@ -9,6 +9,7 @@
 mod arguments;
 mod checkout;
 mod create;
+mod crosscheck;
 mod demo;
 mod exit;
 mod families;
@@ -131,6 +132,7 @@ impl Session {
             Command::Push(push) => push.run(self).await,
             Command::Pull(pull) => pull.run(self).await,
             Command::Verify(verify) => verify.run(self).await,
+            Command::Crosscheck(crosscheck) => crosscheck.run(self).await,
             Command::List(list) => list.run(self).await,
             Command::Show(show) => show.run(self).await,
             Command::Checkout(checkout) => checkout.run(self).await,

@@ -68,17 +68,6 @@ impl Verify {
 }
 
 fn object(name: &Reference, verified: &Verified) -> Value {
-    let finding = |finding: &Finding| {
-        json!({
-            "result": finding.outcome.name(),
-            "message": finding.message,
-            "layer": finding.layer,
-            "tensor": finding.tensor,
-            "part": finding.part,
-            "bytes": finding.bytes,
-            "cause": finding.cause,
-        })
-    };
     json!({
         "event": "verified",
         "name": name.to_string(),
@@ -88,6 +77,27 @@ fn object(name: &Reference, verified: &Verified) -> Value {
         "findings": verified.findings.iter().map(finding).collect::<Vec<_>>(),
         "notChecked": verified.not_checked.iter().map(|level| level.name()).collect::<Vec<_>>(),
     })
+}
+
+/// A finding, as `--json` has it.
+pub(super) fn finding(finding: &Finding) -> Value {
+    json!({
+        "result": finding.outcome.name(),
+        "message": finding.message,
+        "layer": finding.layer,
+        "tensor": finding.tensor,
+        "part": finding.part,
+        "bytes": finding.bytes,
+        "cause": finding.cause,
+    })
+}
+
+/// A finding, for a person: what it is, and a line for each thing that is known besides.
+pub(super) fn finding_lines(finding: &Finding) -> impl Iterator<Item = String> {
+    let details = [("layer", &finding.layer), ("tensor", &finding.tensor), ("cause", &finding.cause)];
+    let details = details.into_iter().filter_map(|(label, value)| Some((label, value.as_ref()?)));
+    std::iter::once(format!("{}: {}", finding.outcome.name(), one_line(&finding.message)))
+        .chain(details.map(|(label, value)| format!("  {label}: {}", one_line(value))))
 }
 
 /// What a level promises when it holds.
@@ -105,13 +115,7 @@ fn drawn(name: &Reference, verified: &Verified) -> String {
     let checked = Level::ALL.iter().filter(|level| !verified.not_checked.contains(level)).map(|level| level.name());
     let checked: Vec<&str> = checked.collect();
     lines.push(format!("checked: {} ({})", checked.join(", "), count(verified.blobs, "blob")));
-    for finding in &verified.findings {
-        lines.push(format!("{}: {}", finding.outcome.name(), one_line(&finding.message)));
-        let details = [("layer", &finding.layer), ("tensor", &finding.tensor), ("cause", &finding.cause)];
-        for (label, value) in details {
-            lines.extend(value.as_ref().map(|value| format!("  {label}: {}", one_line(value))));
-        }
-    }
+    lines.extend(verified.findings.iter().flat_map(finding_lines));
     for level in &verified.not_checked {
         lines.push(format!("not checked: {} ({})", level.name(), promise(*level)));
     }

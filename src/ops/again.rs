@@ -1,4 +1,4 @@
-//! A model's source, planned again as the model's lock says: where a rebuild begins. What stands in
+//! A model's source, planned again as the model's lock says: where a rebuild and a cross-check begin. What stands in
 //! their way is [`ErrorKind::CouldNotCheck`], and no verdict on the model.
 
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use crate::plan::{Policy, Profile, Request};
 use crate::quant::NUMERICS;
 use crate::store::Store;
 
-/// What a lock makes of a source.
+/// A lock and what it makes of a source.
 pub(super) struct Again {
+    pub(super) lock: Lock,
     pub(super) prepared: Prepared,
     source: PathBuf,
 }
@@ -47,7 +48,7 @@ impl Again {
         let request = request(&lock, profile)
             .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
         let prepared = create::prepare(&source, request).map_err(|cause| unusable(&source, cause))?;
-        Ok(Self { prepared, source })
+        Ok(Self { lock, prepared, source })
     }
 
     /// What an error while the source is read means.

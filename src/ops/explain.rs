@@ -145,7 +145,8 @@ fn tensor_layer(ours: &Side<'_>, layer: &Descriptor, again: &Side<'_>, theirs: &
     })
 }
 
-fn open(store: &Store, layer: &Descriptor) -> Result<File> {
+/// The stored file of a layer.
+pub(super) fn open(store: &Store, layer: &Descriptor) -> Result<File> {
     let path = store.blob_path(&layer.digest);
     File::open(&path).map_err(|cause| Error::io(ErrorKind::Store, "open", &path, cause))
 }

@@ -4,6 +4,7 @@
 mod again;
 pub mod checkout;
 pub mod create;
+pub mod crosscheck;
 mod explain;
 pub mod families;
 pub mod inspect;

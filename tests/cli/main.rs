@@ -5,6 +5,7 @@
 
 mod checkout;
 mod create;
+mod crosscheck;
 mod demo;
 mod ends;
 mod families;

@@ -5,10 +5,11 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "checkout",
     "completions",
     "create",
+    "crosscheck",
     "demo",
     "families",
     "gc",
@@ -49,6 +50,7 @@ fn help_names_every_command() {
       push         Push a model to a registry
       pull         Pull a model from a registry
       verify       Verify a stored model
+      crosscheck   Compare a stored model with what MLX makes of its source
       list         List the models in the store [alias: ls]
       show         Show a model's layers, and with --verbose its tensors
       checkout     Lay a model out as a directory

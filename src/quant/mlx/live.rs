@@ -2,7 +2,7 @@
 //! here, which frees it, and no pointer into MLX outlives the function that asked for it.
 #![expect(unsafe_code, reason = "the C interface of MLX")]
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use mlx_sys as c;
 
 use super::MLX_VERSION;
 use crate::error::{Error, ErrorKind, Result};
-use crate::quant::{Float, Quantized, Scheme};
+use crate::quant::{Float, Scheme};
 
 /// Whoever holds this may call MLX, which does not promise that two threads may.
 static TURN: Mutex<()> = Mutex::new(());
@@ -47,26 +47,14 @@ impl Mlx {
         Ok(Self { stream: Stream::cpu()?, _turn: turn })
     }
 
-    /// Quantizes `input`, rows of `columns` elements of type `float`, into `out`, as `mx.quantize` does.
+    /// The codes, scales and biases that `mx.quantize` gives for `input`, rows of `columns` elements of type `float`.
     ///
     /// # Errors
     /// [`ErrorKind::CouldNotCheck`] when these are not whole rows, when MLX has no such scheme, refuses the shape, or
-    /// gives parts of other lengths than those of `out`.
-    pub fn quantize(
-        &self,
-        scheme: Scheme,
-        float: Float,
-        columns: usize,
-        input: &[u8],
-        out: Quantized<'_>,
-    ) -> Result<()> {
+    /// gives parts of other lengths than the scheme has.
+    pub fn quantize(&self, scheme: Scheme, float: Float, columns: usize, input: &[u8]) -> Result<[Vec<u8>; 3]> {
         let weight = self.matrix(float, columns, input)?;
-        let mode = match scheme {
-            Scheme::Affine { .. } => c"affine",
-            Scheme::Mxfp4 => c"mxfp4",
-            Scheme::Mxfp8 => c"mxfp8",
-            Scheme::Nvfp4 => c"nvfp4",
-        };
+        let mode = CString::new(scheme.mode()).unwrap_or_default();
         let some = |value: u32| c::mlx_optional_int { value: value as c_int, has_value: true };
         let no_global_scale = c::mlx_array { ctx: ptr::null_mut() };
         let mut parts = Arrays::new();
@@ -82,15 +70,16 @@ impl Mlx {
                 self.stream.0,
             )
         })?;
-        let outs = [out.packed, out.scales, out.biases];
-        let outs = outs.into_iter().take(if scheme.has_biases() { 3 } else { 2 });
-        if parts.len() != outs.len() {
-            return Err(refused(format!("MLX gave {} parts for `{scheme}`", parts.len())));
+        let elements = input.len() / float.size();
+        let lengths =
+            [scheme.packed_len(elements), scheme.scales_len(elements, float), scheme.biases_len(elements, float)];
+        let mut read = (0..parts.len()).map(|index| self.read(&parts.get(index)?)).collect::<Result<Vec<_>>>()?;
+        // Only the affine schemes have a third part.
+        read.resize(3, Vec::new());
+        match <[Vec<u8>; 3]>::try_from(read) {
+            Ok(parts) if parts.each_ref().map(Vec::len) == lengths => Ok(parts),
+            _ => Err(refused(format!("MLX gave other parts than `{scheme}` has"))),
         }
-        for (index, out) in outs.enumerate() {
-            self.read(&parts.get(index)?, out)?;
-        }
-        Ok(())
     }
 
     /// A matrix of MLX's own with these rows. They are handed over as bytes, which need no alignment.
@@ -116,22 +105,21 @@ impl Mlx {
         Ok(matrix)
     }
 
-    /// Computes `array` and copies its bytes, which must be as many as `out` has.
-    fn read(&self, array: &Array, out: &mut [u8]) -> Result<()> {
+    /// Computes `array` and copies its bytes.
+    fn read(&self, array: &Array) -> Result<Vec<u8>> {
         let mut rows = Array::new();
         // SAFETY: all handles are alive.
         accepted(unsafe { c::mlx_contiguous(&mut rows.0, array.0, false, self.stream.0) })?;
-        // SAFETY: as above.
+        // SAFETY: the handle is alive.
         accepted(unsafe { c::mlx_array_eval(rows.0) })?;
-        // SAFETY: as above, and `rows` was computed, so that it has its data.
+        // SAFETY: the handle is alive, and what it stands for was computed.
         let (length, data) = unsafe { (c::mlx_array_nbytes(rows.0), c::mlx_array_data_uint8(rows.0)) };
-        if length != out.len() || data.is_null() {
-            return Err(refused(format!("MLX gave {length} bytes where {} belong", out.len())));
+        if data.is_null() {
+            return Err(refused("MLX gave no bytes".to_owned()));
         }
         // SAFETY: `rows` is alive and was computed in row order, so that its `length` bytes lie at `data`; nobody
         // writes to them.
-        out.copy_from_slice(unsafe { std::slice::from_raw_parts(data, length) });
-        Ok(())
+        Ok(unsafe { std::slice::from_raw_parts(data, length) }.to_vec())
     }
 }
 

@@ -15,7 +15,7 @@ pub const MLX_VERSION: &str = "0.32.2";
 #[cfg(not(feature = "mlx"))]
 mod absent {
     use crate::error::{Error, ErrorKind, Result};
-    use crate::quant::{Float, Quantized, Scheme};
+    use crate::quant::{Float, Scheme};
 
     /// MLX, which this kiln was built without: there is no value of it.
     #[derive(Debug)]
@@ -35,7 +35,7 @@ mod absent {
         ///
         /// # Errors
         /// None: there is no `self` to call it on.
-        pub fn quantize(&self, _: Scheme, _: Float, _: usize, _: &[u8], _: Quantized<'_>) -> Result<()> {
+        pub fn quantize(&self, _: Scheme, _: Float, _: usize, _: &[u8]) -> Result<[Vec<u8>; 3]> {
             match *self {}
         }
     }
