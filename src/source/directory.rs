@@ -1,15 +1,12 @@
 //! Finding the files of a checkpoint: the directory itself, inside a Hugging Face cache when that is
 //! what was named, and in it the weights and the sidecars. Only names are judged here, plus whether
 //! a link leads out of the checkpoint; contents are left to the parsers.
-//!
-//! The cache: <https://huggingface.co/docs/huggingface_hub/v1.0.0/guides/manage-cache>.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use super::is_printable;
+use super::{hub, is_printable};
 use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// The shard index's name.
@@ -154,7 +151,7 @@ pub(super) fn is_weights(name: &str) -> bool {
 }
 
 /// Whether the file is kept byte for byte: configuration, tokenizer, chat template, licence.
-fn is_sidecar(name: &str) -> bool {
+pub(super) fn is_sidecar(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     let licence = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|word| upper.starts_with(word));
     let kept = licence || ends_with(name, &[".json", ".jinja", ".model", ".txt", ".tiktoken"]);
@@ -198,54 +195,14 @@ pub(super) fn resolve(root: &Path) -> Result<PathBuf> {
         return Ok(root.to_owned());
     }
     if root.join("snapshots").is_dir() {
-        return snapshot(root);
+        return hub::snapshot(root, None);
     }
-    let entries: Vec<String> = Listing::of(root)?.folders.into_iter().filter(|name| is_entry(name)).collect();
+    let entries: Vec<String> = Listing::of(root)?.folders.into_iter().filter(|name| hub::is_entry(name)).collect();
     match entries.as_slice() {
         [] => Ok(root.to_owned()),
-        [entry] => snapshot(&root.join(entry)),
+        [entry] => hub::snapshot(&root.join(entry), None),
         [first, ..] => Err(Error::input(format!("`{shown}` is a cache of several models"))
             .hint(format!("name one of them, as `{}`", root.join(first).display()))),
-    }
-}
-
-fn is_entry(name: &str) -> bool {
-    name.starts_with("models--")
-}
-
-/// The snapshot of the cache entry that `refs/main` names, or the only one.
-fn snapshot(entry: &Path) -> Result<PathBuf> {
-    let shown = entry.display();
-    let snapshots = entry.join("snapshots");
-    let main = entry.join("refs").join("main");
-    let named = match fs::symlink_metadata(&main) {
-        // Its text is a commit id; anything longer is not worth reading.
-        Ok(metadata) if metadata.is_file() && metadata.len() <= 256 => {
-            Some(fs::read_to_string(&main).map_err(|e| Error::io(ErrorKind::Input, "read", &main, e))?)
-        }
-        Ok(_) => return Err(Error::input(format!("`{}` does not name a revision", main.display()))),
-        Err(_) => None,
-    };
-    if let Some(named) = named {
-        let revision = named.trim();
-        let mut components = Path::new(revision).components();
-        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-        if !plain || !is_printable(revision) {
-            return Err(Error::input(format!("`{}` does not name a revision", main.display())));
-        }
-        let snapshot = snapshots.join(revision);
-        if !snapshot.is_dir() {
-            return Err(Error::input(format!("The cache entry `{shown}` does not hold the revision `{revision}`"))
-                .hint("finish the download: `hf download` completes a cache entry"));
-        }
-        return Ok(snapshot);
-    }
-    let revisions: Vec<String> = Listing::of(&snapshots)?.folders.into_iter().collect();
-    match revisions.as_slice() {
-        [] => Err(Error::input(format!("The cache entry `{shown}` holds no revision"))),
-        [only] => Ok(snapshots.join(only)),
-        [first, ..] => Err(Error::input(format!("The cache entry `{shown}` holds several revisions"))
-            .hint(format!("name one of them, as `{}`", snapshots.join(first).display()))),
     }
 }
 
@@ -262,7 +219,7 @@ pub(super) fn check_inside(root: &Path, name: &str) -> Result<()> {
     let cache = |target: &Path| {
         let blobs = target.parent().filter(|folder| folder.ends_with("blobs"));
         let entry = blobs.and_then(Path::parent).and_then(Path::file_name).and_then(|name| name.to_str());
-        entry.is_some_and(is_entry)
+        entry.is_some_and(hub::is_entry)
     };
     if target.starts_with(&root) || cache(&target) {
         return Ok(());

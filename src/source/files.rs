@@ -1,5 +1,6 @@
 //! Opening one file of a checkpoint: only a regular one, never blocking on what pretends to be one,
-//! and remembering enough of it to notice later that it was changed or replaced.
+//! and remembering enough of it to notice later that it was changed or replaced. A file need not be kept
+//! open for that: a model published in small layers has more of them than a process may open.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -11,18 +12,19 @@ use rustix::fs::OFlags;
 use super::disguise;
 use crate::error::{Error, ErrorKind, Result, quoted};
 
-/// An open file, as it was when it was opened.
+/// A file as it was when it was opened first.
 #[derive(Debug)]
 pub(super) struct Opened {
     path: PathBuf,
     name: String,
-    file: File,
     stamp: Stamp,
+    /// `None` when it is opened anew for each read.
+    file: Option<File>,
 }
 
 /// What changes when a file is written to or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -45,17 +47,13 @@ impl Stamp {
     ///
     /// # Errors
     /// [`ErrorKind::Input`]: missing, a dangling link, a link to itself, not a regular file.
-    pub(super) fn at(path: &Path) -> Result<Self> {
+    fn at(path: &Path) -> Result<Self> {
         let metadata = path.metadata().map_err(|e| why_unreachable(path, e))?;
         if metadata.is_file() { Ok(Self::of(&metadata)) } else { Err(irregular(path)) }
     }
 
-    pub(super) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Fails when the file at `path` is no longer the one this stamp was taken of.
-    pub(super) fn check(&self, path: &Path) -> Result<()> {
+    fn check(&self, path: &Path) -> Result<()> {
         match path.metadata() {
             Ok(metadata) if Self::of(&metadata) == *self => Ok(()),
             Ok(_) => Err(moved(path)),
@@ -65,12 +63,11 @@ impl Stamp {
 }
 
 impl Opened {
-    /// Opens the file called `name` in `root` for reading.
+    /// Opens the file at `path`, which the checkpoint calls `name`, and keeps it open.
     ///
     /// # Errors
     /// As [`Stamp::at`], and whatever opening it says.
-    pub(super) fn open(root: &Path, name: &str) -> Result<Self> {
-        let path = root.join(name);
+    pub(super) fn open(path: PathBuf, name: &str) -> Result<Self> {
         // Looked at before it is opened, because opening a device can already do something, and
         // opened without blocking, because it may have become a pipe in between.
         Stamp::at(&path)?;
@@ -86,7 +83,15 @@ impl Opened {
         if !metadata.is_file() {
             return Err(irregular(&path));
         }
-        Ok(Self { path, name: name.to_owned(), file, stamp: Stamp::of(&metadata) })
+        Ok(Self { path, name: name.to_owned(), stamp: Stamp::of(&metadata), file: Some(file) })
+    }
+
+    /// The file at `path`, which the checkpoint calls `name`, to be opened when it is read.
+    ///
+    /// # Errors
+    /// As [`Stamp::at`].
+    pub(super) fn at(path: PathBuf, name: &str) -> Result<Self> {
+        Ok(Self { stamp: Stamp::at(&path)?, path, name: name.to_owned(), file: None })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -97,17 +102,16 @@ impl Opened {
         self.stamp.size
     }
 
-    /// Fails when this is not the file that `stamp` was taken of.
-    pub(super) fn check_stamp(&self, stamp: &Stamp) -> Result<()> {
-        if self.stamp == *stamp { Ok(()) } else { Err(moved(&self.path)) }
-    }
-
     /// Fills `buffer` from `offset` on. Safe from several threads at once.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`]: the file has become shorter, or cannot be read.
+    /// [`ErrorKind::Input`]: the file has become shorter, was replaced, or cannot be read.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+        let Some(file) = &self.file else {
+            let again = Self::open(self.path.clone(), &self.name)?;
+            return if again.stamp == self.stamp { again.read_at(offset, buffer) } else { Err(moved(&self.path)) };
+        };
+        file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => moved(&self.path).caused_by(e),
             _ => Error::io(ErrorKind::Input, "read", &self.path, e),
         })
@@ -135,7 +139,7 @@ impl Opened {
     pub(super) fn explain(&self, error: Error) -> Error {
         let mut start = [0; 64];
         let length = self.stamp.size.min(start.len() as u64) as usize;
-        match self.file.read_exact_at(&mut start[..length], 0) {
+        match self.read_at(0, &mut start[..length]) {
             Ok(()) => disguise::explain(&self.name, &start[..length], error),
             Err(_) => error,
         }

@@ -2,11 +2,13 @@
 //! header parsed and cross-checked, and reads nothing but the bytes a header accounts for; what it
 //! opened can be checked at the end not to have moved. The parsers take bytes, not files.
 
+mod assembled;
 mod config;
 mod directory;
 mod disguise;
 mod dtype;
 mod files;
+mod hub;
 mod index;
 pub mod safetensors;
 
@@ -15,13 +17,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub use assembled::NamedFile;
 pub use config::parse as parse_config;
 pub use dtype::Dtype;
+pub use hub::{hub_snapshot, is_repository};
 pub use index::{Index, parse_index};
 
 use crate::error::{self, Error, ErrorKind, Result, quoted};
 use directory::{INDEX, Listing};
-use files::{Opened, Stamp};
+use files::Opened;
 
 const CONFIG: &str = "config.json";
 
@@ -75,9 +79,11 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInfo>,
     sidecars: Vec<Sidecar>,
     /// Of each sidecar, in their order.
-    stamps: Vec<Stamp>,
+    sidecar_files: Vec<Opened>,
     index: Option<Opened>,
     shards: Vec<Opened>,
+    /// How many bytes the headers of the shards have together.
+    headers: u64,
     notes: Vec<String>,
 }
 
@@ -96,19 +102,19 @@ impl Checkpoint {
             Some((_, index)) => index.names().into_iter().collect(),
             None => listing.weights(&root)?,
         };
-        let mut checkpoint = Self {
-            config: Value::Null,
-            notes: notes(&listing, &names),
-            root,
-            tensors: BTreeMap::new(),
-            sidecars: Vec::new(),
-            stamps: Vec::new(),
-            index: None,
-            shards: Vec::new(),
-        };
-        checkpoint.list_sidecars(&listing)?;
+        if names.len() > MAX_SHARDS {
+            return Err(Error::input(format!("The checkpoint has {} shards, more than {MAX_SHARDS}", names.len())));
+        }
+        let mut checkpoint = Self::new(root, notes(&listing, &names));
+        for name in listing.sidecars() {
+            directory::check_inside(&checkpoint.root, name)?;
+            checkpoint.add_sidecar(Opened::at(checkpoint.root.join(name), name)?)?;
+        }
         checkpoint.config = checkpoint.read_config()?;
-        checkpoint.open_shards(&names)?;
+        for name in &names {
+            checkpoint.add_shard(Opened::open(checkpoint.root.join(name), name)?)?;
+        }
+        checkpoint.require_tensors()?;
         if let Some((file, index)) = index {
             checkpoint.check_index(&index)?;
             checkpoint.index = Some(file);
@@ -116,7 +122,22 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The directory that holds the files: `root` as it was named, or the snapshot in it.
+    fn new(root: PathBuf, notes: Vec<String>) -> Self {
+        Self {
+            root,
+            config: Value::Null,
+            tensors: BTreeMap::new(),
+            sidecars: Vec::new(),
+            sidecar_files: Vec::new(),
+            index: None,
+            shards: Vec::new(),
+            headers: 0,
+            notes,
+        }
+    }
+
+    /// The directory that holds the files: `root` as it was named, or the snapshot in it; empty when the
+    /// files lie anywhere.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -129,6 +150,11 @@ impl Checkpoint {
     /// All tensors by name; at least one.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
+    }
+
+    /// The name of the file that holds the tensor `name`.
+    pub fn shard_of(&self, name: &str) -> Option<&str> {
+        Some(self.shards[self.tensors.get(name)?.shard].name())
     }
 
     /// The files beside the weights, by name; `config.json` is one of them.
@@ -161,7 +187,7 @@ impl Checkpoint {
     /// [`ErrorKind::NotFound`] when there is none of that name; [`ErrorKind::Input`]
     /// when it cannot be read, or was changed since the checkpoint was opened.
     pub fn read_sidecar(&self, name: &str) -> Result<Vec<u8>> {
-        self.open_sidecar(name)?.read(MAX_SIDECAR)
+        self.sidecar(name)?.read(MAX_SIDECAR)
     }
 
     /// The value of a sidecar that is JSON, read as leniently as [`parse_config`] reads.
@@ -170,7 +196,7 @@ impl Checkpoint {
     /// As [`Checkpoint::read_sidecar`]; [`ErrorKind::Input`] when it is not JSON, or larger than any
     /// configuration is.
     pub fn parse_sidecar(&self, name: &str) -> Result<Value> {
-        let file = self.open_sidecar(name)?;
+        let file = self.sidecar(name)?;
         parse_config(&file.read(MAX_CONFIG)?)
             .map_err(|e| file.explain(Error::input(format!("{} is malformed", quoted(name))).caused_by(e)))
     }
@@ -181,34 +207,26 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Input`], naming the file.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.shards.iter().chain(&self.index).try_for_each(Opened::check_unchanged)?;
-        let mut sidecars = self.sidecars.iter().zip(&self.stamps);
-        sidecars.try_for_each(|(sidecar, stamp)| stamp.check(&self.root.join(&sidecar.name)))
+        self.shards.iter().chain(&self.index).chain(&self.sidecar_files).try_for_each(Opened::check_unchanged)
     }
 
-    fn list_sidecars(&mut self, listing: &Listing) -> Result<()> {
-        for name in listing.sidecars() {
-            directory::check_inside(&self.root, name)?;
-            let stamp = Stamp::at(&self.root.join(name))?;
-            // Found out now rather than when the weights are quantized.
-            if stamp.size() > MAX_SIDECAR {
-                let message =
-                    format!("{} has {} bytes, more than the {MAX_SIDECAR} allowed", quoted(name), stamp.size());
-                return Err(Error::input(message).hint("move it out of the directory if the model does not need it"));
-            }
-            self.sidecars.push(Sidecar { name: name.to_owned(), size: stamp.size() });
-            self.stamps.push(stamp);
+    /// Adds a sidecar; they come in the order of their names.
+    fn add_sidecar(&mut self, file: Opened) -> Result<()> {
+        let (name, size) = (file.name(), file.size());
+        // Found out now rather than when the weights are quantized.
+        if size > MAX_SIDECAR {
+            let message = format!("{} has {size} bytes, more than the {MAX_SIDECAR} allowed", quoted(name));
+            return Err(Error::input(message).hint("move it out of the directory if the model does not need it"));
         }
+        self.sidecars.push(Sidecar { name: name.to_owned(), size });
+        self.sidecar_files.push(file);
         Ok(())
     }
 
-    fn open_sidecar(&self, name: &str) -> Result<Opened> {
-        let Ok(at) = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name)) else {
-            return Err(Error::new(ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))));
-        };
-        let file = Opened::open(&self.root, name)?;
-        file.check_stamp(&self.stamps[at])?;
-        Ok(file)
+    fn sidecar(&self, name: &str) -> Result<&Opened> {
+        let at = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name));
+        at.map(|at| &self.sidecar_files[at])
+            .map_err(|_| Error::new(ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))))
     }
 
     fn read_config(&self) -> Result<Value> {
@@ -220,45 +238,40 @@ impl Checkpoint {
         if config.is_object() { Ok(config) } else { Err(Error::input(format!("`{CONFIG}` is not a JSON object"))) }
     }
 
-    fn open_shards(&mut self, names: &[&str]) -> Result<()> {
-        if names.len() > MAX_SHARDS {
-            return Err(Error::input(format!("The checkpoint has {} shards, more than {MAX_SHARDS}", names.len())));
+    /// Adds the tensors of a shard.
+    fn add_shard(&mut self, file: Opened) -> Result<()> {
+        let header = read_header(&file, MAX_HEADERS - self.headers)?;
+        self.headers += header.data_start;
+        if self.tensors.len() + header.tensors.len() > safetensors::MAX_TENSORS {
+            let message = format!("The checkpoint has more than {} tensors", safetensors::MAX_TENSORS);
+            return Err(Error::input(message));
         }
-        let mut headers = 0;
-        for name in names {
-            let file = Opened::open(&self.root, name)?;
-            let header = read_header(&file, MAX_HEADERS - headers)?;
-            headers += header.data_start;
-            if self.tensors.len() + header.tensors.len() > safetensors::MAX_TENSORS {
-                let message = format!("The checkpoint has more than {} tensors", safetensors::MAX_TENSORS);
-                return Err(Error::input(message));
+        let shard = self.shards.len();
+        for entry in header.tensors {
+            if let Some(other) = self.tensors.get(&entry.name) {
+                let other = self.shards[other.shard].name();
+                let tensor = quoted(&entry.name);
+                return Err(Error::input(format!(
+                    "Tensor {tensor} is in two shards, {} and {}",
+                    quoted(other),
+                    quoted(file.name())
+                )));
             }
-            let shard = self.shards.len();
-            for entry in header.tensors {
-                if let Some(other) = self.tensors.get(&entry.name) {
-                    let other = self.shards[other.shard].name();
-                    let tensor = quoted(&entry.name);
-                    return Err(Error::input(format!(
-                        "Tensor {tensor} is in two shards, {} and {}",
-                        quoted(other),
-                        quoted(name)
-                    )));
-                }
-                let info = TensorInfo {
-                    dtype: entry.dtype,
-                    shape: entry.shape,
-                    shard,
-                    begin: header.data_start + entry.begin,
-                    end: header.data_start + entry.end,
-                };
-                self.tensors.insert(entry.name, info);
-            }
-            self.shards.push(file);
+            let info = TensorInfo {
+                dtype: entry.dtype,
+                shape: entry.shape,
+                shard,
+                begin: header.data_start + entry.begin,
+                end: header.data_start + entry.end,
+            };
+            self.tensors.insert(entry.name, info);
         }
-        if self.tensors.is_empty() {
-            return Err(Error::input("The checkpoint has no tensors"));
-        }
+        self.shards.push(file);
         Ok(())
+    }
+
+    fn require_tensors(&self) -> Result<()> {
+        if self.tensors.is_empty() { Err(Error::input("The checkpoint has no tensors")) } else { Ok(()) }
     }
 
     /// Checks that the index and the headers say the same.
@@ -289,8 +302,35 @@ impl Checkpoint {
     }
 }
 
+/// The whole of the regular file at `path`, which may have `limit` bytes.
+///
+/// # Errors
+/// [`ErrorKind::Input`]: not a regular file, too large, or it cannot be read.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    Opened::open(path.to_owned(), &path.to_string_lossy())?.read(limit)
+}
+
+/// Gives all bytes of the regular file at `path` to `take`, in order and in pieces of at most 1 MiB.
+///
+/// # Errors
+/// As [`read_file`], and when the file was changed meanwhile.
+pub fn each_chunk(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
+    const CHUNK: u64 = 1 << 20;
+    let file = Opened::open(path.to_owned(), &path.to_string_lossy())?;
+    let mut chunk = vec![0; file.size().min(CHUNK) as usize];
+    let mut done = 0;
+    while done < file.size() {
+        let length = (file.size() - done).min(CHUNK);
+        let chunk = &mut chunk[..length as usize];
+        file.read_at(done, chunk)?;
+        take(chunk);
+        done += length;
+    }
+    file.check_unchanged()
+}
+
 fn open_index(root: &Path) -> Result<(Opened, Index)> {
-    let file = Opened::open(root, INDEX)?;
+    let file = Opened::open(root.join(INDEX), INDEX)?;
     let index = parse_index(&file.read(MAX_INDEX)?).map_err(|e| file.explain(e))?;
     Ok((file, index))
 }

@@ -51,7 +51,7 @@ impl Layout {
     /// The store at `root`, created when there is nothing.
     pub(super) fn open_or_create(root: &Path, patience: Duration) -> Result<Self> {
         let layout = Self { root: root.to_owned() };
-        if !layout.is_store()? {
+        if !Self::is_at(root)? {
             layout.create(patience)?;
         }
         layout.check_format()?;
@@ -61,7 +61,7 @@ impl Layout {
     /// The store at `root`, which must be one.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let layout = Self { root: root.to_owned() };
-        if !layout.is_store()? {
+        if !Self::is_at(root)? {
             return Err(not_a_store(root));
         }
         layout.check_format()?;
@@ -104,8 +104,9 @@ impl Layout {
         self.root.join(LOCKS).join("refs")
     }
 
-    fn is_store(&self) -> Result<bool> {
-        let path = self.root.join(FORMAT_FILE);
+    /// Whether there is a store at `root`.
+    pub(super) fn is_at(root: &Path) -> Result<bool> {
+        let path = root.join(FORMAT_FILE);
         path.try_exists().map_err(|cause| failed("look for", &path, cause))
     }
 
@@ -119,7 +120,7 @@ impl Layout {
         let is_new = make_directory(&self.root)?;
         make_directory(&self.root.join(LOCKS))?;
         let _lock = Lock::exclusive(&self.refs_lock(), patience)?;
-        if self.is_store()? {
+        if Self::is_at(&self.root)? {
             return Ok(()); // by another process, while this one waited
         }
         for directory in DIRECTORIES {

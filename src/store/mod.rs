@@ -56,6 +56,14 @@ impl Store {
         Self::open_within(root, PATIENCE)
     }
 
+    /// Opens the store at `root` when there is one; otherwise nothing is made.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_existing(root: &Path) -> Result<Option<Self>> {
+        if Layout::is_at(root)? { Self::open(root).map(Some) } else { Ok(None) }
+    }
+
     fn open_within(root: &Path, patience: Duration) -> Result<Self> {
         let layout = Layout::open_or_create(root, patience)?;
         let lock = Lock::shared(&layout.store_lock(), patience)?;
