@@ -36,7 +36,7 @@ fn main() {
         let started = Instant::now();
         let options = Options {
             name: "bench:model".parse().expect("a reference"),
-            source: source.clone(),
+            source: source.clone().into(),
             request: Request { scheme: scheme.map(|scheme| scheme.parse().expect("a scheme")), ..Request::default() },
             dialect: Dialect::Ollama,
             threads,

@@ -10,6 +10,7 @@ use kiln::manifest::Dialect;
 use kiln::oci::Reference;
 use kiln::ops::create::{Options, create};
 use kiln::ops::inspect::show;
+use kiln::ops::source::Places;
 use kiln::ops::verify::{self, Level, Outcome, verify};
 use kiln::plan::Request;
 use kiln::quant::{Float, Quantized, Scheme, quantize};
@@ -34,7 +35,7 @@ fn made(source: &Path, scheme: Option<&str>) -> kiln::Result<(Made, Vec<String>)
     let name: Reference = "model:fp8".parse().unwrap();
     let request = Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() };
     let options =
-        Options { name: name.clone(), source: source.to_owned(), request, dialect: Dialect::Ollama, threads: 2 };
+        Options { name: name.clone(), source: source.to_owned().into(), request, dialect: Dialect::Ollama, threads: 2 };
     let (told, notes) = std::sync::mpsc::channel();
     let progress = Progress::new(move |event| {
         if let kiln::Event::Note { message } = event {
@@ -109,8 +110,13 @@ fn rebuilds_of_every_block_fp8_checkpoint_agree() {
         for scheme in [None, Some("nvfp4")] {
             let source = here("checkpoints").join(name);
             let (made, _) = made(&source, scheme).unwrap();
-            let options =
-                verify::Options { name: made.name.clone(), level: Level::Rebuild, source: Some(source), threads: 3 };
+            let options = verify::Options {
+                name: made.name.clone(),
+                level: Level::Rebuild,
+                source: Some(source),
+                places: Places::default(),
+                threads: 3,
+            };
             let verified = verify(&made.store, &options, &Progress::silent()).unwrap();
             assert_eq!(verified.outcome(), Outcome::Ok, "{name} {:?}", verified.findings);
         }

@@ -11,6 +11,7 @@ use std::process::Command;
 use kiln::manifest::layer_name;
 use kiln::ops::crosscheck::{Crosschecked, Options, crosscheck};
 use kiln::ops::inspect::show;
+use kiln::ops::source::Places;
 use kiln::ops::verify::{Finding, Outcome};
 use kiln::quant::{self, Float, Mlx, Quantized, Scheme};
 use kiln::{ErrorKind, Progress};
@@ -80,7 +81,8 @@ fn what_mlx_does_not_take_is_an_error_and_not_the_end_of_the_process() {
 
 impl Kiln {
     fn crosscheck(&self, source: &Path) -> Crosschecked {
-        let options = Options { name: self.name.clone(), source: Some(source.to_owned()) };
+        let (source, places) = (Some(source.to_owned()), Places::default());
+        let options = Options { name: self.name.clone(), source, places, threads: 1 };
         crosscheck(&self.store, &options, &Progress::silent()).unwrap()
     }
 

@@ -54,7 +54,7 @@ fn every_damaged_checkpoint_is_refused_and_leaves_the_store_unchanged() {
         let store = Store::open(&place.path().join("store")).unwrap();
         let options = Options {
             name: "model:a".parse().unwrap(),
-            source: source.clone(),
+            source: source.clone().into(),
             request: Request { scheme: Some("mxfp4".parse().unwrap()), ..Request::default() },
             dialect: Dialect::Ollama,
             threads: 1,
@@ -195,7 +195,7 @@ fn missing_and_odd_tensors_are_named_as_each_family_spells_them() {
         let store = Store::open(&place.path().join("store")).unwrap();
         let options = Options {
             name: "model:a".parse().unwrap(),
-            source,
+            source: source.into(),
             request: Request::default(),
             dialect: Dialect::Ollama,
             threads: 1,

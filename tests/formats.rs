@@ -35,7 +35,7 @@ impl<'a> Made<'a> {
         let name: Reference = name.parse().unwrap();
         let options = Options {
             name: name.clone(),
-            source: root().join(CHECKPOINT),
+            source: root().join(CHECKPOINT).into(),
             request: Request { scheme: Some(Scheme::INT4), ..Request::default() },
             dialect,
             threads: 2,

@@ -58,7 +58,7 @@ impl Fresh {
         let scheme = (recipe.is_none() && scheme != "none").then(|| scheme.parse().unwrap());
         let options = Options {
             name: "model:golden".parse().unwrap(),
-            source: source.to_owned(),
+            source: source.to_owned().into(),
             request: Request::new(Profile::Ollama, scheme, recipe)?,
             dialect: Dialect::Ollama,
             threads,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use kiln::manifest::Dialect;
 use kiln::oci::{Digest, Reference};
 use kiln::ops::create::{Options, create, preview};
+use kiln::ops::source::Places;
 use kiln::ops::verify::{Level, Options as VerifyOptions, Outcome, verify};
 use kiln::plan::{Plan, PlannedTensor, Profile, Recipe, Request};
 use kiln::quant::Scheme;
@@ -34,7 +35,7 @@ fn request(recipe: Recipe, scheme: Option<Scheme>) -> Request {
 }
 
 fn plan(source: &str, recipe: Recipe, scheme: Option<Scheme>) -> kiln::Result<Plan> {
-    preview(&checkpoint(source), request(recipe, scheme)).map(|preview| preview.plan)
+    preview(&checkpoint(source).into(), request(recipe, scheme), 1, &Progress::silent()).map(|preview| preview.plan)
 }
 
 fn tensors(plan: &Plan) -> BTreeMap<&str, &PlannedTensor> {
@@ -209,13 +210,14 @@ fn a_cadence_needs_a_number_of_layers() {
     }
     let config = fs::read_to_string(place.path().join("config.json")).unwrap();
     fs::write(place.path().join("config.json"), config.replace("num_hidden_layers", "layers")).unwrap();
-    let error = preview(place.path(), request(built_in("mixed-4-6"), None)).unwrap_err();
+    let error = preview(&place.path().to_owned().into(), request(built_in("mixed-4-6"), None), 1, &Progress::silent())
+        .unwrap_err();
     assert!(error.to_string().contains("counts layers, but the config does not say how many there are"), "{error}");
 }
 
 fn make(store: &Store, source: &Path, request: Request) -> Digest {
     let name: Reference = "model:recipe".parse().unwrap();
-    let options = Options { name, source: source.to_owned(), request, dialect: Dialect::Ollama, threads: 2 };
+    let options = Options { name, source: source.to_owned().into(), request, dialect: Dialect::Ollama, threads: 2 };
     create(store, &options, &Progress::silent()).unwrap().digest
 }
 
@@ -226,8 +228,13 @@ fn a_model_is_made_again_without_its_recipe() {
     let source = checkpoint("qwen3-moe-bf16");
     for recipe in [built_in("mixed-4-6"), written(BY_HAND), written("[[rule]]\nlayers = '1'\nscheme = 'nvfp4'\n")] {
         make(&store, &source, request(recipe, None));
-        let options =
-            VerifyOptions { name: "model:recipe".parse().unwrap(), level: Level::Rebuild, source: None, threads: 2 };
+        let options = VerifyOptions {
+            name: "model:recipe".parse().unwrap(),
+            level: Level::Rebuild,
+            source: None,
+            places: Places::default(),
+            threads: 2,
+        };
         let verified = verify(&store, &options, &Progress::silent()).unwrap();
         assert_eq!((verified.outcome(), verified.not_checked), (Outcome::Ok, vec![]), "{:?}", verified.findings);
     }

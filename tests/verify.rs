@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use kiln::blobs::{Entry, encode_header};
 use kiln::copy::{Direction, copy};
 use kiln::manifest::layer_name;
+use kiln::ops::source::Places;
 use kiln::ops::verify::{Finding, Level, Options, Outcome, Verified, verify};
 use kiln::source::safetensors::parse_header;
 use kiln::storage::{Memory, Refs};
@@ -21,7 +22,7 @@ use model::{Kiln, array, checkpoint, copy_of};
 
 impl Kiln {
     fn verify(&self, level: Level, source: Option<PathBuf>) -> Verified {
-        let options = Options { name: self.name.clone(), level, source, threads: 1 };
+        let options = Options { name: self.name.clone(), level, source, places: Places::default(), threads: 1 };
         verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 

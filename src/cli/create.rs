@@ -1,4 +1,5 @@
-//! `kiln create`: a checkpoint becomes a model in the store, or with `--dry-run` a plan on the screen.
+//! `kiln create`: a checkpoint, or a model that was published before, becomes a model in the store, or with
+//! `--dry-run` a plan on the screen.
 
 use std::path::PathBuf;
 
@@ -9,11 +10,13 @@ use super::Session;
 use super::arguments::SchemeParser;
 use super::exit::Exit;
 use super::output::{count, size, table};
+use super::transfer::Traffic;
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::Dialect;
-use crate::oci::Reference;
-use crate::ops::create::{self, Created, Preview};
+use crate::manifest::{Dialect, layer_name};
+use crate::oci::{Descriptor, Reference};
+use crate::ops::create::{self, Created, Preview, Republished};
 use crate::ops::recipe;
+use crate::ops::source::Source;
 use crate::plan::{PlannedTensor, Profile, Request};
 use crate::quant::Scheme;
 
@@ -24,18 +27,24 @@ Examples:
   kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
   kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
   kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
-  kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run";
+  kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
+  kiln create llama:bf16 meta-llama/Llama-3.1-8B
+  kiln create llama:new ref:registry.example/team/llama:old
+
+SOURCE is a path that is there; else a model of the store, or `org/name[@revision]` in the Hugging Face
+cache; else a model in the registry that it names. `ref:`, `hf:` and `ollama:` before it say which.";
 
 /// Create a model from a checkpoint
 ///
-/// Reads a directory of safetensors files with its `config.json`, quantizes it if asked to, and stores the
-/// layers and a manifest under NAME. The same checkpoint and options give the same digests on every machine.
+/// Reads safetensors files with their `config.json`, quantizes them if asked to, and stores the layers and a
+/// manifest under NAME. The same checkpoint and options give the same digests on every machine. A model that was
+/// published in another layout becomes one in this.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Create {
     /// The model's name in the store, as in `llama:int4`
     name: Reference,
-    /// The checkpoint: a directory with `config.json` and `*.safetensors`
+    /// The checkpoint: a directory, `org/name[@revision]` in the Hugging Face cache, or a published model
     #[arg(value_hint = clap::ValueHint::DirPath)]
     source: PathBuf,
     /// Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or affine{2,3,4,5,6,8}-g{32,64,128}
@@ -53,6 +62,8 @@ pub(super) struct Create {
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    traffic: Traffic,
 }
 
 impl Create {
@@ -64,8 +75,12 @@ impl Create {
         }
         let recipe = self.recipe.as_deref().map(recipe::find).transpose()?;
         let request = Request::new(self.profile, self.quantize, recipe)?;
+        let named = self.source;
+        let source = session.blocking(move |session| Source::find(&named, &session.places()?)).await?;
+        let threads = session.settings.threads;
         if self.dry_run {
-            let preview = session.blocking(move |_| create::preview(&self.source, request)).await?;
+            let preview =
+                session.watched(move |_, progress| create::preview(&source, request, threads, progress)).await?;
             if session.printer.is_json() {
                 session.printer.object(&planned(&preview));
             } else {
@@ -74,31 +89,33 @@ impl Create {
             }
             return Ok(Exit::Done);
         }
+        let source = match source {
+            Source::Registry(reference) => self.traffic.source(session, reference).await?,
+            found => found,
+        };
         let name = self.name.clone();
         let created = session
             .watched(move |session, progress| {
-                let options = create::Options {
-                    name: self.name,
-                    source: self.source,
-                    request,
-                    dialect: self.dialect,
-                    threads: session.settings.threads,
-                };
+                let options = create::Options { name: self.name, source, request, dialect: self.dialect, threads };
                 // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
-                let prepared = create::prepare(&options.source, options.request.clone())?;
+                let prepared = create::prepare(&options.source, options.request.clone(), threads, progress)?;
                 prepared.create(&session.open_store()?, &options, progress)
             })
             .await?;
-        let Created { digest, layers, bytes, bytes_written } = created;
+        let Created { digest, layers, bytes, bytes_written, republished } = created;
         if session.printer.is_json() {
-            session.printer.object(&json!({
+            let mut created = json!({
                 "event": "created",
                 "name": name.to_string(),
                 "digest": digest,
                 "layers": layers,
                 "bytes": bytes,
                 "bytesWritten": bytes_written,
-            }));
+            });
+            if let Some(republished) = &republished {
+                created["republished"] = object(republished);
+            }
+            session.printer.object(&created);
         } else {
             session.printer.data(format_args!(
                 "created {name} {digest} ({}, {}; {} written)",
@@ -106,9 +123,66 @@ impl Create {
                 size(bytes),
                 size(bytes_written)
             ));
+            if let Some(republished) = &republished {
+                session.printer.data(changes(republished, session.settings.verbose));
+            }
         }
         Ok(Exit::Done)
     }
+}
+
+fn object(republished: &Republished) -> Value {
+    let layer = |layer: &Descriptor| json!({"name": layer_name(layer), "digest": layer.digest, "size": layer.size});
+    let layers = |layers: &[Descriptor]| layers.iter().map(layer).collect::<Vec<_>>();
+    let moved = republished.moved.iter().map(|(descriptor, from)| {
+        let mut moved = layer(descriptor);
+        moved["from"] = json!(from);
+        moved
+    });
+    json!({
+        "source": republished.source,
+        "stayed": layers(&republished.stayed),
+        "moved": moved.collect::<Vec<_>>(),
+        "new": layers(&republished.new),
+        "gone": layers(&republished.gone),
+    })
+}
+
+/// The totals, and a row for each layer that is not the source's; for the others too when `all` are asked for.
+fn changes(republished: &Republished, all: bool) -> String {
+    let Republished { source, stayed, moved, new, gone } = republished;
+    let row = |change: &str, layer: &Descriptor, from: String| {
+        vec![change.to_owned(), layer_name(layer), layer.size.to_string(), from]
+    };
+    let mut rows = vec![["CHANGE", "LAYER", "BYTES", "FROM"].map(str::to_owned).to_vec()];
+    rows.extend(moved.iter().map(|(layer, from)| {
+        let from = match from.as_slice() {
+            [only] if *only == layer_name(layer) => String::new(),
+            [only] => only.clone(),
+            several => count(several.len() as u64, "layer"),
+        };
+        row("moved", layer, from)
+    }));
+    rows.extend(new.iter().map(|layer| row("new", layer, String::new())));
+    if all {
+        rows.extend(stayed.iter().map(|layer| row("stayed", layer, String::new())));
+        rows.extend(gone.iter().map(|layer| row("gone", layer, String::new())));
+    }
+    let total = |layers: &mut dyn Iterator<Item = &Descriptor>| {
+        let (number, bytes) = layers.fold((0, 0_u64), |(n, bytes), layer| (n + 1, bytes.saturating_add(layer.size)));
+        format!("{} ({})", count(number, "layer"), size(bytes))
+    };
+    let mut text = format!(
+        "from {source}: {} stayed, {} moved, {} new; {} of the source are gone",
+        total(&mut stayed.iter()),
+        total(&mut moved.iter().map(|(layer, _)| layer)),
+        total(&mut new.iter()),
+        total(&mut gone.iter()),
+    );
+    if rows.len() > 1 {
+        text.push_str(&format!("\n\n{}", table(&rows)));
+    }
+    text
 }
 
 /// The bytes of the planned layers: the manifest, the config and the lock come on top.

@@ -35,16 +35,21 @@ Exit codes:
 pub(super) struct Crosscheck {
     /// The model's name in the store
     name: Reference,
-    /// The checkpoint [default: where the model was created from]
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    /// The source, as in `kiln create` [default: what the model was created from]
+    #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::DirPath)]
     source: Option<PathBuf>,
 }
 
 impl Crosscheck {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let options = Options { name: self.name.clone(), source: self.source };
-        let crosschecked =
-            session.watched(move |session, progress| crosscheck(&session.open_store()?, &options, progress)).await?;
+        let name = self.name.clone();
+        let crosschecked = session
+            .watched(move |session, progress| {
+                let (places, threads) = (session.places()?, session.settings.threads);
+                let options = Options { name, source: self.source, places, threads };
+                crosscheck(&session.open_store()?, &options, progress)
+            })
+            .await?;
         let outcome = crosschecked.outcome();
         if session.printer.is_json() {
             session.printer.object(&json!({

@@ -33,6 +33,7 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops::source::Places;
 use crate::progress::Progress;
 use crate::store::Store;
 use arguments::{Arguments, Command};
@@ -173,6 +174,12 @@ impl Session {
     /// Opens the store.
     fn open_store(&self) -> Result<Store> {
         Store::open(&self.settings.store()?)
+    }
+
+    /// Where a source is looked for. A store that is not there yet is not made for it.
+    fn places(&self) -> Result<Places> {
+        let store = self.settings.store().ok().map(|root| Store::open_existing(&root)).transpose()?.flatten();
+        Ok(Places { store, hub: self.settings.hub(), ollama: self.settings.ollama() })
     }
 
     /// Runs blocking work on a thread of its own.

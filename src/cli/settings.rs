@@ -19,6 +19,14 @@ pub(super) mod variable {
     pub(in super::super) const CA: &str = "KILN_CA";
     /// Docker's directory of settings, which has the credentials.
     pub(in super::super) const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+    /// The Hugging Face cache.
+    pub(super) const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
+    /// The directory that has the Hugging Face cache as `hub`.
+    pub(super) const HF_HOME: &str = "HF_HOME";
+    /// Ollama's store.
+    pub(super) const OLLAMA_MODELS: &str = "OLLAMA_MODELS";
+    /// The user's cache directory, by the XDG base directory specification.
+    pub(super) const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
     /// The user's data directory, by the XDG base directory specification.
     pub(super) const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
     /// The user's home directory.
@@ -62,6 +70,10 @@ struct Places {
     home: Option<PathBuf>,
     data_home: Option<PathBuf>,
     docker_config: Option<PathBuf>,
+    hub_cache: Option<PathBuf>,
+    hub_home: Option<PathBuf>,
+    cache_home: Option<PathBuf>,
+    ollama_models: Option<PathBuf>,
 }
 
 impl Settings {
@@ -89,6 +101,10 @@ impl Settings {
                 home: directory(variable::HOME),
                 data_home: directory(variable::XDG_DATA_HOME),
                 docker_config: directory(variable::DOCKER_CONFIG),
+                hub_cache: directory(variable::HF_HUB_CACHE),
+                hub_home: directory(variable::HF_HOME),
+                cache_home: directory(variable::XDG_CACHE_HOME),
+                ollama_models: directory(variable::OLLAMA_MODELS),
             },
         }
     }
@@ -109,6 +125,16 @@ impl Settings {
     pub(super) fn docker_config(&self) -> Option<PathBuf> {
         self.places.docker_config()
     }
+
+    /// The Hugging Face cache; `None` when there is no home directory to look in.
+    pub(super) fn hub(&self) -> Option<PathBuf> {
+        self.places.hub()
+    }
+
+    /// Ollama's store; `None` when there is no home directory to look in.
+    pub(super) fn ollama(&self) -> Option<PathBuf> {
+        self.places.ollama()
+    }
 }
 
 impl Places {
@@ -128,6 +154,19 @@ impl Places {
         let directory = self.docker_config.clone().or_else(|| Some(self.home.as_deref()?.join(".docker")))?;
         Some(directory.join(Path::new("config.json")))
     }
+
+    /// As `huggingface_hub` 1.0 looks for it.
+    fn hub(&self) -> Option<PathBuf> {
+        let in_cache = || {
+            let cache = self.cache_home.clone().or_else(|| Some(self.home.as_deref()?.join(".cache")))?;
+            Some(cache.join("huggingface"))
+        };
+        self.hub_cache.clone().or_else(|| Some(self.hub_home.clone().or_else(in_cache)?.join("hub")))
+    }
+
+    fn ollama(&self) -> Option<PathBuf> {
+        self.ollama_models.clone().or_else(|| Some(self.home.as_deref()?.join(".ollama/models")))
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +178,7 @@ mod tests {
             home: home.map(PathBuf::from),
             data_home: data_home.map(PathBuf::from),
             docker_config: docker_config.map(PathBuf::from),
+            ..Places::default()
         }
     }
 
@@ -155,6 +195,22 @@ mod tests {
         ] {
             assert_eq!(places(home, data_home, None).store(macos), expected.map(PathBuf::from));
         }
+    }
+
+    #[test]
+    fn downloads_are_where_others_have_them() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let mut places = Places::default();
+        assert_eq!((places.hub(), places.ollama()), (None, None));
+        places.home = path("/home/a");
+        assert_eq!(places.hub(), path("/home/a/.cache/huggingface/hub"));
+        assert_eq!(places.ollama(), path("/home/a/.ollama/models"));
+        places.cache_home = path("/cache");
+        assert_eq!(places.hub(), path("/cache/huggingface/hub"));
+        places.hub_home = path("/hf");
+        assert_eq!(places.hub(), path("/hf/hub"));
+        (places.hub_cache, places.ollama_models) = (path("/hub"), path("/models"));
+        assert_eq!((places.hub(), places.ollama()), (path("/hub"), path("/models")));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::settings::variable;
 use crate::copy::CopyReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
+use crate::ops::source::Source;
 use crate::ops::transfer::{self, Access};
 use crate::registry::{Anonymous, DockerConfig, Keychain, Options};
 
@@ -50,7 +51,7 @@ impl Transport {
 /// How many things are moved at once, and how.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Registry options")]
-struct Traffic {
+pub(super) struct Traffic {
     #[command(flatten)]
     transport: Transport,
     /// How many blobs are moved at once
@@ -65,6 +66,15 @@ impl Traffic {
             None => Arc::new(Anonymous),
         };
         Access { keychain, options: Options { concurrency: self.concurrency.get(), ..self.transport.options() } }
+    }
+
+    /// Pulls the source of a new model, under the name that a pull gives it.
+    pub(super) async fn source(self, session: &Session, reference: Reference) -> Result<Source> {
+        let name = name_for(&reference, None)?;
+        let access = self.access(session);
+        let store = session.blocking(Session::open_store).await?;
+        let reporter = session.reporter();
+        transfer::pull_source(&store, &reference, &name, &access, &reporter.progress()).await
     }
 }
 
@@ -147,14 +157,7 @@ impl Pull {
             return Err(Error::new(ErrorKind::Usage, format!("No registry is named in `{reference}`"))
                 .hint(format!("kiln pull registry.example/{}", in_a_registry(&reference))));
         }
-        let name = match self.name {
-            Some(name) => name,
-            None if reference.tag().is_some() => reference.clone(),
-            None => {
-                return Err(Error::new(ErrorKind::Usage, format!("No name is given for `{reference}`"))
-                    .hint(format!("kiln pull {reference} {}:latest", reference.path())));
-            }
-        };
+        let name = name_for(&reference, self.name)?;
         let access = self.traffic.access(session);
         let store = session.blocking(Session::open_store).await?;
         let reporter = session.reporter();
@@ -183,6 +186,14 @@ impl Pull {
         }
         Ok(Exit::Done)
     }
+}
+
+/// The name under which what is pulled from `reference` is kept.
+fn name_for(reference: &Reference, given: Option<Reference>) -> Result<Reference> {
+    given.or_else(|| reference.tag().map(|_| reference.clone())).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("No name is given for `{reference}`"))
+            .hint(format!("kiln pull {reference} {}:latest", reference.path()))
+    })
 }
 
 /// The part of a reference that comes after a host.

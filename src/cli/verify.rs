@@ -27,7 +27,7 @@ Exit codes:
 
 /// Verify a stored model
 ///
-/// Each level implies those before it. A rebuild creates the model again from its checkpoint and compares
+/// Each level implies those before it. A rebuild creates the model again from its source and compares
 /// every byte; a difference is explained by tensor, part and likely cause.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -37,8 +37,8 @@ pub(super) struct Verify {
     /// How far to go [default: tensors, or rebuild with --source]
     #[arg(long, value_name = "LEVEL")]
     level: Option<Level>,
-    /// The checkpoint to rebuild from [default: where it was created from]
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    /// What to rebuild it from, as in `kiln create` [default: what it was created from]
+    #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::DirPath)]
     source: Option<PathBuf>,
 }
 
@@ -53,8 +53,13 @@ impl Verify {
         let name = self.name.clone();
         let verified = session
             .watched(move |session, progress| {
-                let options =
-                    verify::Options { name: self.name, level, source: self.source, threads: session.settings.threads };
+                let options = verify::Options {
+                    name: self.name,
+                    level,
+                    source: self.source,
+                    places: session.places()?,
+                    threads: session.settings.threads,
+                };
                 verify::verify(&session.open_store()?, &options, progress)
             })
             .await?;

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::create::{self, Prepared};
 use super::inspect::lock;
+use super::source::{Places, Source};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{EPOCH, Lock};
 use crate::oci::{Descriptor, Manifest};
 use crate::plan::{Policy, Profile, Request};
+use crate::progress::Progress;
 use crate::quant::NUMERICS;
 use crate::store::Store;
 
@@ -20,12 +22,21 @@ pub(super) struct Again {
 }
 
 impl Again {
-    /// Plans `source` as the model's lock says; `None` takes the place the store remembers.
+    /// Plans `source`, which is looked for in `places`, as the model's lock says; `None` takes the one the store
+    /// remembers. `threads` hash the layers of a source that is a model itself.
     ///
     /// # Errors
     /// [`ErrorKind::CouldNotCheck`] when the model has no lock, when this kiln cannot do what it says, or when the
     /// source cannot be used; [`ErrorKind::Corrupt`] when the lock is damaged.
-    pub(super) fn plan(store: &Store, target: &Descriptor, manifest: &Manifest, source: Option<&Path>) -> Result<Self> {
+    pub(super) fn plan(
+        store: &Store,
+        target: &Descriptor,
+        manifest: &Manifest,
+        source: Option<&Path>,
+        places: &Places,
+        threads: usize,
+        progress: &Progress,
+    ) -> Result<Self> {
         let unchecked = |message: String| Error::new(ErrorKind::CouldNotCheck, message);
         let lock = lock(store, manifest)?
             .ok_or_else(|| unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned()))?;
@@ -44,10 +55,13 @@ impl Again {
         let source = source
             .map(Path::to_owned)
             .or_else(remembered)
-            .ok_or_else(|| unchecked("The source is not known here: name it with `--source DIR`".to_owned()))?;
+            .ok_or_else(|| unchecked("The source is not known here: name it with `--source`".to_owned()))?;
         let request = request(&lock, profile)
             .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
-        let prepared = create::prepare(&source, request).map_err(|cause| unusable(&source, cause))?;
+        let places = Places { store: Some(store.clone()), ..places.clone() };
+        let prepared = Source::find(&source, &places)
+            .and_then(|source| create::prepare(&source, request, threads, progress))
+            .map_err(|cause| unusable(&source, cause))?;
         Ok(Self { lock, prepared, source })
     }
 

@@ -1,10 +1,10 @@
 //! Creating a model: checkpoint, plan, blobs, store, manifest.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::json;
 
 use super::parallel;
+pub use super::republish::Republished;
+use super::source::Source;
 
 use crate::arch::OLDEST_RUNTIME;
 use crate::blobs::{self, Layout, SourceHashes};
@@ -13,7 +13,7 @@ use crate::inventory::{Inventory, SourceKind};
 use crate::manifest::{
     Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
 };
-use crate::oci::{Descriptor, Digest, MediaType, Reference};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use crate::plan::{Plan, PlannedBlob, PlannedTensor, Policy, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
@@ -25,13 +25,13 @@ use crate::store::{Import, Store};
 pub struct Options {
     /// The name in the store.
     pub name: Reference,
-    /// The checkpoint's directory.
-    pub source: PathBuf,
+    /// What it is created from.
+    pub source: Source,
     /// What to do with it.
     pub request: Request,
     /// How the manifest is spelled.
     pub dialect: Dialect,
-    /// How many blobs are written at once.
+    /// How many blobs are hashed and written at once.
     pub threads: usize,
 }
 
@@ -46,6 +46,8 @@ pub struct Created {
     pub bytes: u64,
     /// How many of those bytes the store did not have yet.
     pub bytes_written: u64,
+    /// What became of the layers, when it was created from a published model.
+    pub republished: Option<Republished>,
 }
 
 /// A plan for `--dry-run`, with the sizes that execution would give.
@@ -60,37 +62,39 @@ pub struct Preview {
 /// Plans without writing.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
-pub fn preview(source: &Path, request: Request) -> Result<Preview> {
-    let Prepared { plan, .. } = prepare(source, request)?;
+/// As [`prepare`].
+pub fn preview(source: &Source, request: Request, threads: usize, progress: &Progress) -> Result<Preview> {
+    let Prepared { plan, .. } = prepare(source, request, threads, progress)?;
     let sizes = plan.blobs.iter().map(|blob| Layout::of(blob).size).collect();
     Ok(Preview { plan, sizes })
 }
 
-/// A checkpoint and its plan: all that can be refused before a weight is read has been.
+/// A source and its plan: all that can be refused before a weight is read has been.
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) checkpoint: Checkpoint,
     pub(super) plan: Plan,
+    source: Source,
+    /// What the source is published as, if it is.
+    published: Option<Manifest>,
 }
 
-/// Opens a checkpoint and plans it.
+/// Opens a source and plans it.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
-pub fn prepare(source: &Path, request: Request) -> Result<Prepared> {
-    let checkpoint = Checkpoint::open(source)?;
+/// As [`Source::open`]; [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
+pub fn prepare(source: &Source, request: Request, threads: usize, progress: &Progress) -> Result<Prepared> {
+    let (checkpoint, published) = source.open(threads, progress)?;
     let plan = Plan::new(&Inventory::of(&checkpoint)?, request)?;
-    Ok(Prepared { checkpoint, plan })
+    Ok(Prepared { checkpoint, plan, source: source.clone(), published })
 }
 
 /// Creates a model in `store`. Either everything is there afterwards, or nothing changed.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported, [`crate::ErrorKind::Store`] when the store
-/// cannot take the result.
+/// As [`prepare`]; [`crate::ErrorKind::Store`] when the store cannot take the result.
 pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
-    prepare(&options.source, options.request.clone())?.create(store, options, progress)
+    prepare(&options.source, options.request.clone(), options.threads, progress)?.create(store, options, progress)
 }
 
 impl Prepared {
@@ -99,30 +103,40 @@ impl Prepared {
     /// # Errors
     /// As [`create`].
     pub fn create(&self, store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
-        self.plan.notes.iter().for_each(|note| progress.note(note));
+        let Self { checkpoint, plan, source, published } = self;
+        plan.notes.iter().for_each(|note| progress.note(note));
         let import = store.begin_import()?;
-        let built = build(&self.checkpoint, &self.plan, options.dialect, options.threads, &import, progress)?;
+        let built = build(checkpoint, plan, options.dialect, options.threads, &import, progress)?;
         let report = import.commit(&options.name, &built.manifest)?;
-        store.set_note(&built.manifest.digest, &provenance(&self.checkpoint))?;
+        store.set_note(&built.manifest.digest, &provenance(source, checkpoint))?;
         Ok(Created {
             digest: built.manifest.digest,
-            layers: built.layers,
+            layers: built.layers.len() as u64,
             bytes: built.bytes,
             bytes_written: report.bytes_written,
+            republished: published
+                .as_ref()
+                .map(|published| Republished::new(source.to_string(), &published.layers, &built.layers, self)),
         })
     }
 }
 
-/// What the store remembers about this run: where the checkpoint lay. Never part of a digest.
-fn provenance(checkpoint: &Checkpoint) -> serde_json::Value {
-    let root = std::path::absolute(checkpoint.root()).unwrap_or_else(|_| checkpoint.root().to_owned());
-    json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": root })
+/// What the store remembers about this run: where the source lay. Never part of a digest.
+fn provenance(source: &Source, checkpoint: &Checkpoint) -> serde_json::Value {
+    let source = match source {
+        // The snapshot, when it is an entry of a cache: what is downloaded later is another one.
+        Source::Directory(_) => {
+            json!(std::path::absolute(checkpoint.root()).unwrap_or_else(|_| checkpoint.root().to_owned()))
+        }
+        other => json!(other.to_string()),
+    };
+    json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": source })
 }
 
 /// A model that is staged, but not named yet.
 pub(super) struct Built {
     pub(super) manifest: Descriptor,
-    layers: u64,
+    layers: Vec<Descriptor>,
     bytes: u64,
 }
 
@@ -161,12 +175,12 @@ pub(super) fn build(
     let (media_type, config) = dialect.config(&model_config(plan), &layers);
     let config = import.stage_bytes(media_type, &config)?;
     let bytes = config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
-    let count = layers.len() as u64;
-    let (media_type, manifest) = dialect.manifest(config, layers);
+    let (media_type, manifest) = dialect.manifest(config, layers.clone());
     if manifest.len() as u64 > crate::oci::MAX_MANIFEST_SIZE {
+        let count = layers.len();
         return Err(Error::input(format!("The manifest would name {count} layers, more than fit in 4 MiB")));
     }
-    Ok(Built { manifest: import.stage_bytes(media_type, &manifest)?, layers: count, bytes })
+    Ok(Built { manifest: import.stage_bytes(media_type, &manifest)?, layers, bytes })
 }
 
 /// Writes every blob on `threads` threads, the largest first, so that none is left to a single thread at

@@ -10,6 +10,7 @@ use super::again::Again;
 use super::create::Prepared;
 use super::explain::open;
 use super::inspect::{find, read_header};
+use super::source::Places;
 use super::verify::{Finding, Outcome, damaged};
 use crate::blobs::{SourceHashes, read_values};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -26,8 +27,12 @@ use crate::store::Store;
 pub struct Options {
     /// The model.
     pub name: Reference,
-    /// Its checkpoint; `None` takes the place the store remembers.
+    /// Its source, as it is named for a creation; `None` takes the one the store remembers.
     pub source: Option<PathBuf>,
+    /// Where sources are looked for.
+    pub places: Places,
+    /// How many threads hash a source that is a model itself.
+    pub threads: usize,
 }
 
 /// What the comparison gave.
@@ -56,8 +61,9 @@ impl Crosschecked {
 pub fn crosscheck(store: &Store, options: &Options, progress: &Progress) -> Result<Crosschecked> {
     let mlx = Mlx::start()?;
     let (target, manifest) = find(store, &options.name)?;
-    let again = Again::plan(store, &target, &manifest, options.source.as_deref())?;
-    let Prepared { checkpoint, plan } = &again.prepared;
+    let Options { source, places, threads, .. } = options;
+    let again = Again::plan(store, &target, &manifest, source.as_deref(), places, *threads, progress)?;
+    let Prepared { checkpoint, plan, .. } = &again.prepared;
     let blobs: Vec<&PlannedBlob> = plan.blobs.iter().filter(|blob| quantized(blob).next().is_some()).collect();
     let tensors = || blobs.iter().flat_map(|blob| quantized(blob));
     let bytes = tensors().map(PlannedTensor::source_bytes).sum();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::source::Source;
 use crate::copy::{CopyReport, Direction, copy};
 use crate::error::Result;
 use crate::oci::Reference;
@@ -56,6 +57,22 @@ pub async fn pull(
 ) -> Result<CopyReport> {
     let remote = Remote::new(from, access.keychain.clone(), &access.options)?;
     copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await
+}
+
+/// Pulls `from` into the store as `name`, to create a model from it.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn pull_source(
+    store: &Store,
+    from: &Reference,
+    name: &Reference,
+    access: &Access,
+    progress: &Progress,
+) -> Result<Source> {
+    pull(store, from, name, access, progress).await?;
+    let manifest = super::inspect::require(store, name)?;
+    Ok(Source::Model { store: store.clone(), name: name.clone(), manifest })
 }
 
 /// Checks a credential with the registry and keeps it in docker's `config.json`.

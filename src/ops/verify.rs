@@ -9,6 +9,7 @@ use super::create::{self, Prepared};
 use super::explain::{self, Side};
 use super::inspect::{lock, read_header, require};
 use super::parallel;
+use super::source::Places;
 use crate::arch::{Family, ModelFacts};
 use crate::blobs::{Entry, encode_header};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -56,8 +57,10 @@ pub struct Options {
     pub name: Reference,
     /// How far to go.
     pub level: Level,
-    /// The checkpoint for a rebuild; `None` takes the place the store remembers.
+    /// The source for a rebuild, as [`Source::find`] takes it; `None` takes what the store remembers.
     pub source: Option<PathBuf>,
+    /// Where the source is looked for besides the store itself.
+    pub places: Places,
     /// How many threads hash and re-create.
     pub threads: usize,
 }
@@ -322,8 +325,10 @@ impl Model<'_> {
 
     /// Creates the model again in a throw-away store and compares.
     fn rebuild(&self, options: &Options) -> Result<Vec<Finding>> {
-        let again = Again::plan(self.store, self.target, self.manifest, options.source.as_deref())?;
-        let Prepared { checkpoint, plan } = &again.prepared;
+        let Options { source, places, threads, .. } = options;
+        let source = source.as_deref();
+        let again = Again::plan(self.store, self.target, self.manifest, source, places, *threads, self.progress)?;
+        let Prepared { checkpoint, plan, .. } = &again.prepared;
         let place = tempfile::Builder::new().prefix("kiln-rebuild-").tempdir().map_err(|cause| {
             Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause)
         })?;

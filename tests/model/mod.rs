@@ -28,7 +28,7 @@ impl Kiln {
         let kiln = Self { place, store, name: "model:a".parse().unwrap() };
         let options = Options {
             name: kiln.name.clone(),
-            source: source.to_owned(),
+            source: source.to_owned().into(),
             request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() },
             dialect: Dialect::Ollama,
             threads: 2,
