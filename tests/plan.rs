@@ -9,11 +9,39 @@ use kiln::inventory::{Dtype, Inventory, SourceKind, Tensor};
 use kiln::plan::{Plan, PlannedBlob, Request, Segment, Transform};
 use serde_json::{Value, json};
 
+/// What the layer of a model has besides the tensors that a test is about.
+const REST: [&str; 16] = [
+    "input_layernorm",
+    "mlp.down_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "post_attention_layernorm",
+    "post_feedforward_layernorm",
+    "pre_feedforward_layernorm",
+    "self_attn.k_norm",
+    "self_attn.k_proj",
+    "self_attn.kv_a_layernorm",
+    "self_attn.kv_a_proj_with_mqa",
+    "self_attn.kv_b_proj",
+    "self_attn.o_proj",
+    "self_attn.q_norm",
+    "self_attn.q_proj",
+    "self_attn.v_proj",
+];
+
 fn inventory(config: Value, tensors: &[(&str, &[u64])]) -> Inventory {
     let tensor = |shape: &[u64]| Tensor { dtype: Dtype::Bf16, shape: shape.to_vec() };
+    let shape: fn(&str) -> &'static [u64] = |name| if name.ends_with("norm") { &[128] } else { &[128, 128] };
+    let rest = REST.iter().map(|name| (format!("model.layers.0.{name}.weight"), tensor(shape(name))));
+    let norm = ("model.norm.weight".to_owned(), tensor(&[128]));
     Inventory {
         config,
-        tensors: tensors.iter().map(|(name, shape)| ((*name).to_owned(), tensor(shape))).collect(),
+        tensors: tensors
+            .iter()
+            .map(|(name, shape)| ((*name).to_owned(), tensor(shape)))
+            .chain(rest)
+            .chain([norm])
+            .collect(),
         sidecars: Vec::new(),
         kind: SourceKind::Float,
         template: None,
@@ -25,6 +53,11 @@ fn inventory(config: Value, tensors: &[(&str, &[u64])]) -> Inventory {
 fn plan(inventory: &Inventory, scheme: Option<&str>) -> Plan {
     Plan::new(inventory, Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() })
         .unwrap()
+}
+
+/// The blob with the experts.
+fn group(plan: &Plan) -> &PlannedBlob {
+    plan.blobs.iter().find(|blob| blob.tensors.len() > 1).unwrap()
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
@@ -40,7 +73,7 @@ fn mixture(class: &str) -> Inventory {
             ("lm_head.weight", &[320, 128]),
             ("model.embed_tokens.weight", &[320, 128]),
             ("model.layers.0.mlp.gate.weight", &[4, 128]),
-            ("model.layers.0.self_attn.q_proj.weight", &[128, 128]),
+            ("model.layers.0.mlp.gate.e_score_correction_bias", &[4]),
         ],
     );
     for expert in 0..4 {
@@ -77,7 +110,7 @@ fn the_first_layer_that_names_a_mode_names_the_experts() {
 #[test]
 fn a_mixed_group_names_the_scheme_of_each_tensor() {
     let plan = plan(&mixture("Qwen3MoeForCausalLM"), Some("int4"));
-    let group = plan.blobs.iter().find(|blob| blob.tensors.len() == 3).unwrap();
+    let group = group(&plan);
     let prefix = "model.layers.0.mlp.switch_mlp";
     let entry =
         |projection: &str, key: &str, value: &str| (format!("{prefix}.{projection}.weight.{key}"), value.to_owned());
@@ -116,7 +149,7 @@ fn gemma4_is_fused_gate_rows_first_whatever_form_it_comes_in() {
         (&one_by_one[..], [segment(0, 0), segment(2, 0), segment(1, 0), segment(3, 0)]),
     ] {
         let plan = plan(&inventory(config.clone(), &[&outer, tensors].concat()), None);
-        let group = &plan.blobs[1];
+        let group = group(&plan);
         assert_eq!(group.name, "model.layers.0.moe.switch_mlp");
         let fused = &group.tensors[1];
         assert_eq!(fused.name, "model.layers.0.moe.switch_mlp.gate_up_proj.weight");
@@ -135,7 +168,7 @@ fn splitting_takes_the_gate_rows_and_the_up_rows_of_every_expert() {
     ];
     let plan = plan(&inventory(config, &tensors), None);
     let bytes = 64 * 128 * 2;
-    let [down, gate, up] = &plan.blobs[1].tensors[..] else { panic!("{:?}", names(&plan)) };
+    let [down, gate, up] = &group(&plan).tensors[..] else { panic!("{:?}", names(&plan)) };
     assert_eq!(down.segments, [Segment::run(0, 0, 2 * bytes)]);
     let halves = |first| [first, first + 2 * bytes].map(|offset| Segment::run(0, offset, bytes));
     assert_eq!(gate.segments, halves(0));

@@ -2,6 +2,7 @@
 //! output head, and only the sensitive layers pay for more bits.
 
 use super::glm4_moe_lite::EXPERTS;
+use super::required::{ATTENTION, DENSE, NORM, Need, ROUTER_OR_DENSE, SHARED_EXPERT, SHARED_EXPERTS, When};
 use super::{Choice, Family, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -9,6 +10,15 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["Cohere2MoeForCausalLM"],
     model_types: &["cohere2_moe"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        // One norm: attention and MLP read the same.
+        Need(When::Always, &[&["input_layernorm.weight"]]),
+        Need(When::Always, ATTENTION),
+        Need(When::Dense, DENSE),
+        Need(When::Always, ROUTER_OR_DENSE),
+        Need(When::Beside("mlp.gate.weight", &["num_shared_experts"]), &[SHARED_EXPERTS, SHARED_EXPERT]),
+    ],
     experts: Some(&EXPERTS),
     policy: choose,
     rules: "embedding at 8 bits; below 8 bits, k, v and down projections at 8 bits in the sensitive layers",

@@ -5,12 +5,36 @@
 use super::Family;
 use super::mlx::{LATENT, Mlx};
 use super::qwen3_moe::EXPERTS;
+use super::required::{DENSE, FUSED_DENSE, Form, NORM, NORMS, Need, SHARED_EXPERTS, SPLIT_DENSE, When};
+
+/// Shared with GLM-4 MoE Lite: latent attention, its queries of low rank or not, its keys and values as published or as
+/// `mlx-lm` absorbs them.
+pub(super) const LAYER: &[Need] = &[
+    Need(When::Always, NORMS),
+    Need(When::Always, &[LOW_RANK_QUERIES, &["self_attn.q_proj.weight"]]),
+    Need(
+        When::Always,
+        &[&["self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_layernorm.weight", "self_attn.o_proj.weight"]],
+    ),
+    Need(
+        When::Always,
+        &[&["self_attn.kv_b_proj.weight"], &["self_attn.embed_q.weight", "self_attn.unembed_out.weight"]],
+    ),
+    Need(When::Dense, DENSE),
+    Need(When::Always, &[ROUTER, SPLIT_DENSE, FUSED_DENSE]),
+    Need(When::Beside("mlp.gate.weight", &["n_shared_experts"]), &[SHARED_EXPERTS]),
+];
+const LOW_RANK_QUERIES: Form =
+    &["self_attn.q_a_proj.weight", "self_attn.q_a_layernorm.weight", "self_attn.q_b_proj.weight"];
+const ROUTER: Form = &["mlp.gate.weight", "mlp.gate.e_score_correction_bias"];
 
 pub(super) static FAMILY: Family = Family {
     name: "deepseek_v3",
     architectures: &["DeepseekV3ForCausalLM"],
     model_types: &["deepseek_v3"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: LAYER,
     experts: Some(&EXPERTS),
     policy: |_| None,
     rules: "generic",

@@ -1,6 +1,8 @@
 //! What a `config.json` says about a model, read once and tolerantly: a missing key is `None`, and
 //! multimodal checkpoints keep the language model's keys under `text_config` or `llm_config`.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 /// The facts kiln uses from a `config.json`.
@@ -26,7 +28,7 @@ pub struct ModelFacts {
     pub vision: bool,
     /// Whether there is an `audio_config` or a `sound_config`.
     pub audio: bool,
-    /// Whether the head is the embedding: `tie_word_embeddings`.
+    /// Whether the head is the embedding: `tie_word_embeddings`; `None` when the config leaves it to the class.
     pub tied: Option<bool>,
     /// `num_attention_heads`.
     pub heads: Option<u64>,
@@ -34,13 +36,49 @@ pub struct ModelFacts {
     pub plain_key: Option<u64>,
     /// `v_head_dim`: the values of a head of latent attention.
     pub head_values: Option<u64>,
-    /// `num_kv_shared_layers`: how many of the last layers have no keys and values of their own.
-    pub shared_layers: Option<u64>,
     /// Layers whose MLP has no experts, as `mlp_layer_types` and `mlp_only_layers` say; `None` when
     /// neither key is there.
     pub dense_layers: Option<Vec<u64>>,
+    /// How many layers at the start have no experts: `first_k_dense_replace`.
+    pub dense_prefix: u64,
+    /// What each layer is: `layer_types`, `layers_block_type` or `hybrid_override_pattern`.
+    pub layer_kinds: Vec<LayerKind>,
+    /// How many of the last layers use the keys of others: `num_kv_shared_layers`.
+    pub layers_sharing_keys: u64,
+    /// The keys whose value is neither false, zero, empty nor null.
+    pub set: BTreeSet<String>,
     /// Every class in `architectures`, then the model types: what identifies a runtime's parser.
     pub identifiers: Vec<String>,
+}
+
+/// What a config calls a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerKind {
+    /// Attention to everything before.
+    Full,
+    /// Attention to the last tokens only.
+    Sliding,
+    /// A state instead of attention: linear attention, state space.
+    Recurrent,
+    /// Experts alone.
+    Experts,
+    /// A dense MLP alone.
+    Mlp,
+    /// Something else.
+    Other,
+}
+
+impl LayerKind {
+    fn of(word: &str) -> Self {
+        match word {
+            "full_attention" | "attention" | "*" => Self::Full,
+            "sliding_attention" | "chunked_attention" => Self::Sliding,
+            "linear_attention" | "mamba" | "mamba2" | "M" => Self::Recurrent,
+            "moe" | "E" => Self::Experts,
+            "mlp" | "-" => Self::Mlp,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl ModelFacts {
@@ -62,6 +100,12 @@ impl ModelFacts {
                 .into_iter()
                 .flatten()
                 .collect();
+        let places = || places.into_iter().flatten().filter_map(Value::as_object).flatten();
+        let tied: Vec<bool> = places()
+            .filter(|(key, _)| *key == "tie_word_embeddings")
+            .filter_map(|(_, value)| value.as_bool())
+            .collect();
+        let set = places().filter(|(_, value)| is_set(value));
         let nested_type = string(llm.and_then(|llm| llm.get("model_type")));
         Self {
             architecture: classes.first().cloned(),
@@ -74,15 +118,53 @@ impl ModelFacts {
             vision: config.get("vision_config").is_some_and(|v| !v.is_null())
                 || config.get("has_vision").and_then(Value::as_bool).unwrap_or(false),
             audio: ["audio_config", "sound_config"].iter().any(|key| config.get(key).is_some_and(|v| !v.is_null())),
-            tied: find("tie_word_embeddings").and_then(Value::as_bool),
+            tied: tied.contains(&true).then_some(true).or(tied.first().copied()),
             heads: number(&["num_attention_heads"]),
             plain_key: number(&["qk_nope_head_dim"]),
             head_values: number(&["v_head_dim"]),
-            shared_layers: number(&["num_kv_shared_layers"]),
             dense_layers: dense_layers(find("mlp_layer_types"), find("mlp_only_layers")),
+            dense_prefix: number(&["first_k_dense_replace"]).unwrap_or(0),
+            layer_kinds: layer_kinds(find),
+            layers_sharing_keys: number(&["num_kv_shared_layers"]).unwrap_or(0),
+            set: set.map(|(key, _)| key.clone()).collect(),
             identifiers: classes.into_iter().chain(model_types.first().cloned()).chain(nested_type).collect(),
             model_types,
         }
+    }
+
+    /// What the config calls this layer, if it says.
+    pub fn kind(&self, layer: u64) -> Option<LayerKind> {
+        self.layer_kinds.get(usize::try_from(layer).ok()?).copied()
+    }
+
+    /// Whether the config says that this layer has no experts where others have.
+    pub fn is_dense(&self, layer: u64) -> bool {
+        layer < self.dense_prefix || self.dense_layers.as_ref().is_some_and(|layers| layers.contains(&layer))
+    }
+
+    /// Whether the config sets one of `keys`.
+    pub fn has(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.set.contains(*key))
+    }
+}
+
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(_) => true,
+    }
+}
+
+fn layer_kinds<'a>(find: impl Fn(&str) -> Option<&'a Value>) -> Vec<LayerKind> {
+    let words = ["layer_types", "layers_block_type"].into_iter().find_map(&find).and_then(Value::as_array);
+    let pattern = find("hybrid_override_pattern").and_then(Value::as_str).unwrap_or_default();
+    match words {
+        Some(words) => words.iter().map(|word| LayerKind::of(word.as_str().unwrap_or_default())).collect(),
+        None => pattern.split_terminator("").skip(1).map(LayerKind::of).collect(),
     }
 }
 

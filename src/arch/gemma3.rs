@@ -1,15 +1,31 @@
 //! Gemma 3: dense, source names, with or without the vision tower.
 
+use super::required::{self, ATTENTION, Form, NORM, Need, QUERY_KEY_NORMS, When};
 use super::{Family, OLDEST_RUNTIME};
 use serde_json::{Map, Value};
 
 use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, PLAIN, Tied, parameter};
+
+/// Shared with gemma4.
+pub(super) const GEMMA_NORMS: &[Form] = &[&[
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "pre_feedforward_layernorm.weight",
+    "post_feedforward_layernorm.weight",
+]];
 
 pub(super) static FAMILY: Family = Family {
     name: "gemma3",
     architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     model_types: &["gemma3", "gemma3_text"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, GEMMA_NORMS),
+        Need(When::Always, ATTENTION),
+        Need(When::Always, QUERY_KEY_NORMS),
+        Need(When::Always, required::DENSE),
+    ],
     experts: None,
     policy: |_| None,
     rules: "generic",

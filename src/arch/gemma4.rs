@@ -3,8 +3,9 @@
 //! clients look for.
 
 use super::experts::layer_number;
-use super::gemma3::{NORMS, fill_text_config};
+use super::gemma3::{GEMMA_NORMS, NORMS, fill_text_config};
 use super::mlx::{APART, DENSE, Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
+use super::required::{self, Need, When};
 use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -17,6 +18,43 @@ pub(super) static FAMILY: Family = Family {
     ],
     model_types: &["gemma4", "gemma4_text", "gemma4_unified"],
     embedding: "embed_tokens.weight",
+    model: &[
+        Need(When::Always, &[&["norm.weight"]]),
+        Need(
+            When::Config(&["hidden_size_per_layer_input"]),
+            &[&[
+                "embed_tokens_per_layer.weight",
+                "per_layer_model_projection.weight",
+                "per_layer_projection_norm.weight",
+            ]],
+        ),
+    ],
+    layer: &[
+        Need(When::Always, GEMMA_NORMS),
+        Need(When::Always, &[&["self_attn.q_proj.weight", "self_attn.q_norm.weight", "self_attn.o_proj.weight"]]),
+        Need(When::OwnKeys, &[&["self_attn.k_proj.weight", "self_attn.k_norm.weight"]]),
+        Need(When::OwnValues, &[&["self_attn.v_proj.weight"]]),
+        Need(When::Always, required::DENSE),
+        Need(
+            When::Config(&["enable_moe_block"]),
+            &[
+                &["router.proj.weight", "router.scale", "router.per_expert_scale"],
+                &["router.proj.weight", "router.scale", "moe.per_expert_scale"],
+            ],
+        ),
+        Need(
+            When::Config(&["enable_moe_block"]),
+            &[&[
+                "post_feedforward_layernorm_1.weight",
+                "post_feedforward_layernorm_2.weight",
+                "pre_feedforward_layernorm_2.weight",
+            ]],
+        ),
+        Need(
+            When::Config(&["hidden_size_per_layer_input"]),
+            &[&["per_layer_input_gate.weight", "per_layer_projection.weight", "post_per_layer_input_norm.weight"]],
+        ),
+    ],
     experts: Some(&EXPERTS),
     policy: choose,
     rules: "embedding at 8 bits; below 8 bits, v and down projections at 8 bits in the sensitive layers",
@@ -105,7 +143,7 @@ fn rename(name: &str, facts: &ModelFacts) -> Option<String> {
 fn rename_text(name: &str, facts: &ModelFacts) -> Option<String> {
     let range = ["self_attn.rotary_emb", "input_max", "input_min", "output_max", "output_min"];
     let key_or_value = [".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.k_norm"];
-    let first_shared = facts.layers.zip(facts.shared_layers).map(|(layers, shared)| layers.saturating_sub(shared));
+    let first_shared = facts.layers.map(|layers| layers.saturating_sub(facts.layers_sharing_keys));
     let contains = |fragments: &[&str]| fragments.iter().any(|fragment| name.contains(fragment));
     let is_shared = layer_number(name).zip(first_shared).is_some_and(|(layer, first)| layer >= first);
     (!contains(&range) && !(is_shared && contains(&key_or_value))).then(|| name.to_owned())

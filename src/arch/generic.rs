@@ -9,6 +9,8 @@ pub(super) static FAMILY: Family = Family {
     architectures: &[],
     model_types: &[],
     embedding: "embed_tokens.weight",
+    model: &[],
+    layer: &[],
     experts: Some(&EXPERTS),
     policy: |_| None,
     rules: "embedding, norms, routers and towers kept; head at 8 bits; k, v and down projections at 8 bits with int4, and outside experts with fp4",

@@ -1,6 +1,7 @@
 //! Muse Glimmer: dense, source names, in the publisher's form or that of the hub; the vision side keeps its
 //! values. Attention has an output gate beside its four projections.
 
+use super::required::{ATTENTION, DENSE, Form, NORM, Need, When};
 use super::{Choice, Family, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -8,6 +9,16 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["MuseGlimmerForConditionalGeneration"],
     model_types: &["muse_glimmer"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, &[PUBLISHED_NORMS, HUB_NORMS]),
+        Need(When::Always, ATTENTION),
+        Need(
+            When::Config(&["use_attention_output_gate"]),
+            &[&["self_attn.gate_proj.weight"], &["self_attn.output_gate_proj.weight"]],
+        ),
+        Need(When::Always, DENSE),
+    ],
     experts: None,
     policy: choose,
     rules: "vision side kept; embedding at 8 bits; below 8 bits, attention at 8 bits, its output gate and down projections in the sensitive layers",
@@ -16,7 +27,16 @@ pub(super) static FAMILY: Family = Family {
     mlx: &[],
 };
 
-const ATTENTION: [&str; 4] = [".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.o_proj"];
+const PUBLISHED_NORMS: Form =
+    &["input_layernorm.weight", "post_attention_layernorm.weight", "post_attn_norm.weight", "post_ffn_norm.weight"];
+const HUB_NORMS: Form = &[
+    "input_layernorm.weight",
+    "pre_feedforward_layernorm.weight",
+    "post_attention_layernorm.weight",
+    "post_feedforward_layernorm.weight",
+];
+
+const PROJECTIONS: [&str; 4] = [".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.o_proj"];
 const GATE_OR_DOWN: [&str; 3] = [".self_attn.gate_proj", ".self_attn.output_gate_proj", ".mlp.down_proj"];
 
 fn choose(question: &Question<'_>) -> Option<Choice> {
@@ -30,7 +50,7 @@ fn choose(question: &Question<'_>) -> Option<Choice> {
     if !question.is_four_bit() || question.shape.len() < 2 {
         return None;
     }
-    if question.contains(&ATTENTION) {
+    if question.contains(&PROJECTIONS) {
         return Some(question.sensitive(true, "attention: 8 bits"));
     }
     question

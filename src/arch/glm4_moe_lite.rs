@@ -2,7 +2,9 @@
 //! extra prediction layer, behind the last one the config counts, is kept.
 
 use super::Family;
+use super::deepseek_v3::LAYER;
 use super::mlx::{LATENT, Mlx};
+use super::required::NORM;
 use super::{ExpertLayout, Projection};
 
 /// Shared with laguna: the blob keeps the name under which the experts are published.
@@ -20,6 +22,8 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["Glm4MoeLiteForCausalLM", "GLM4MoeLite"],
     model_types: &["glm4_moe_lite"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: LAYER,
     experts: Some(&EXPERTS),
     policy: |_| None,
     rules: "generic",

@@ -3,8 +3,9 @@
 
 use super::experts::layer_number;
 use super::glm4_moe_lite::EXPERTS;
-use super::mlx::{DENSE as DENSE_LAYER, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix, parameter};
+use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix, parameter};
 use super::policy::{generic, more_bits};
+use super::required::{self, ATTENTION, FUSED_DENSE, NORM, Need, QUERY_KEY_NORMS, SHARED_EXPERT, SPLIT_DENSE, When};
 use super::{Choice, Family, ModelFacts, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -12,6 +13,25 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["LagunaForCausalLM"],
     model_types: &["laguna"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, required::NORMS),
+        Need(When::Always, ATTENTION),
+        Need(When::Always, QUERY_KEY_NORMS),
+        Need(When::Config(&["gating"]), &[&["self_attn.g_proj.weight"]]),
+        Need(When::Dense, required::DENSE),
+        Need(
+            When::Always,
+            &[
+                &["mlp.gate.weight", "mlp.experts.e_score_correction_bias"],
+                &["mlp.gate.weight", "mlp.gate.e_score_correction_bias"],
+                &["mlp.gate.weight", "mlp.switch_mlp.e_score_correction_bias"],
+                SPLIT_DENSE,
+                FUSED_DENSE,
+            ],
+        ),
+        Need(When::Beside("mlp.gate.weight", &["shared_expert_intermediate_size"]), &[SHARED_EXPERT]),
+    ],
     experts: Some(&EXPERTS),
     policy: choose,
     rules: "affine: generic; fp4: embedding and head at 8 bits, projections at the base, shared down projections at 8 bits in the sensitive layers; mxfp8: attention kept",
@@ -19,7 +39,7 @@ pub(super) static FAMILY: Family = Family {
     mlx: &[Mlx {
         model_types: &["laguna"],
         rename,
-        blocks: &[&[NORMED_ATTENTION], &[&[matrix("self_attn.g_proj").optional()]], &[DENSE_LAYER, MOE], &[NORMS]],
+        blocks: &[&[NORMED_ATTENTION], &[&[matrix("self_attn.g_proj").optional()]], &[DENSE, MOE], &[NORMS]],
         eight_bits: &["mlp.gate.proj"],
         keep_type: &["e_score_correction_bias"],
         ..PLAIN
@@ -48,7 +68,7 @@ fn rename(name: &str, _: &ModelFacts) -> Option<String> {
     Some(moved.unwrap_or_else(|| name.to_owned()))
 }
 
-const ATTENTION: [&str; 5] = [
+const PROJECTED: [&str; 5] = [
     ".self_attn.q_proj.weight",
     ".self_attn.k_proj.weight",
     ".self_attn.v_proj.weight",
@@ -56,7 +76,7 @@ const ATTENTION: [&str; 5] = [
     ".self_attn.g_proj.weight",
 ];
 const PROJECTIONS: [&str; 3] = [".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"];
-const DENSE: [&str; 3] = [".mlp.gate_proj.weight", ".mlp.up_proj.weight", ".mlp.down_proj.weight"];
+const DENSE_PROJECTIONS: [&str; 3] = [".mlp.gate_proj.weight", ".mlp.up_proj.weight", ".mlp.down_proj.weight"];
 
 fn choose(question: &Question<'_>) -> Option<Choice> {
     if question.base.has_biases() {
@@ -70,9 +90,9 @@ fn choose(question: &Question<'_>) -> Option<Choice> {
         question.eight_bit_or_keep("embedding or output head: 8 bits")
     } else if question.ends(&[".mlp.gate.weight"]) {
         Choice::keep("router")
-    } else if question.contains(&ATTENTION) {
+    } else if question.contains(&PROJECTED) {
         if eight { Choice::keep("attention at 8 bits") } else { unpromoted(question) }
-    } else if question.contains(&DENSE) && is_dense_layer(question) {
+    } else if question.contains(&DENSE_PROJECTIONS) && is_dense_layer(question) {
         unpromoted(question)
     } else if routed && down && eight && in_sensitive_layer(question) {
         Choice::keep("expert's down projection in a sensitive layer")

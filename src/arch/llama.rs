@@ -1,6 +1,7 @@
 //! Llama: dense, source names.
 
 use super::mlx::{ATTENTION, DENSE, Head, Mlx, NORMS, PLAIN, Tied};
+use super::required::{DENSE_LAYER, NORM};
 use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
@@ -8,6 +9,8 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["LlamaForCausalLM"],
     model_types: &["llama"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: DENSE_LAYER,
     experts: None,
     policy: |_| None,
     rules: "generic",

@@ -3,12 +3,15 @@
 use super::Family;
 use super::llama;
 use super::mlx::Mlx;
+use super::required::{DENSE_LAYER, NORM};
 
 pub(super) static FAMILY: Family = Family {
     name: "mistral",
     architectures: &["MistralForCausalLM"],
     model_types: &["mistral"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: DENSE_LAYER,
     experts: None,
     policy: |_| None,
     rules: "generic",

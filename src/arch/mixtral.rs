@@ -3,6 +3,7 @@
 //! the `down_proj` it is. No Ollama loads it from safetensors yet.
 
 use super::mlx::{ATTENTION, Mlx, Module, NORMS, PLAIN, matrix};
+use super::required::{self, NORM, Need, When};
 use super::{Choice, ExpertLayout, Family, Projection, Question};
 
 pub(super) static FAMILY: Family = Family {
@@ -10,6 +11,12 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["MixtralForCausalLM"],
     model_types: &["mixtral"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, required::NORMS),
+        Need(When::Always, required::ATTENTION),
+        Need(When::Always, &[&["block_sparse_moe.gate.weight"], &["mlp.gate.weight"]]),
+    ],
     experts: Some(&ExpertLayout {
         homes: &["block_sparse_moe.experts", "block_sparse_moe.switch_mlp"],
         spelling: spell,

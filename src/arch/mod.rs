@@ -22,13 +22,15 @@ mod qwen3;
 mod qwen3_5;
 mod qwen3_moe;
 mod qwen3_next;
+mod required;
 mod runtime;
 mod shapes;
 
 pub use experts::{ExpertLayout, ExpertTensor, Position, Projection};
-pub use facts::ModelFacts;
+pub use facts::{LayerKind, ModelFacts};
 pub use mlx::{Head, Mlx, Module, Tied};
 pub use policy::{Choice, Question, is_matrix, more_bits};
+pub use required::Need;
 pub use runtime::Runtime;
 pub use shapes::text_layer;
 
@@ -41,8 +43,12 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// The values of `model_type` it covers when the class is unknown.
     pub model_types: &'static [&'static str],
-    /// How the name of its token embedding ends.
+    /// How the name of its token embedding ends; empty for a draft that uses its target's.
     pub embedding: &'static str,
+    /// The tensors beside the embedding without which a model is not whole.
+    pub model: &'static [Need],
+    /// The tensors without which a layer is not whole.
+    pub layer: &'static [Need],
     /// How its routed experts lie on disk; `None` for a dense family.
     pub experts: Option<&'static ExpertLayout>,
     /// Its own quantization rules, asked before the generic ones; `None` leaves the tensor to those.

@@ -4,13 +4,25 @@
 
 use super::experts::layer_number;
 use super::mlx::{Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
-use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question};
+use super::required::{Form, Need, When};
+use super::{Choice, ExpertLayout, Family, LayerKind, ModelFacts, Projection, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "nemotron_h",
     architectures: &["NemotronHForCausalLM", "NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3"],
     model_types: &["nemotron_h", "nemotron_h_moe", "nemotron_h_omni"],
     embedding: "backbone.embeddings.weight",
+    model: &[Need(When::Always, &[&["norm_f.weight"]])],
+    layer: &[
+        Need(When::Always, &[&["norm.weight"]]),
+        Need(When::Kind(LayerKind::Recurrent), &[STATE_SPACE]),
+        Need(When::Kind(LayerKind::Full), &[ATTENTION_MIXER]),
+        Need(When::Kind(LayerKind::Mlp), &[DENSE_MIXER]),
+        Need(When::Kind(LayerKind::Experts), &[EXPERT_MIXER]),
+        Need(When::Always, &[STATE_SPACE, ATTENTION_MIXER, DENSE_MIXER, EXPERT_MIXER]),
+        Need(When::Beside("mixer.conv1d.weight", &["use_conv_bias"]), &[&["mixer.conv1d.bias"]]),
+        Need(When::Never, &[&["mixer.fc1_latent_proj.weight", "mixer.fc2_latent_proj.weight"]]),
+    ],
     experts: Some(&ExpertLayout {
         homes: &["mixer.experts"],
         spelling: Projection::name,
@@ -74,6 +86,25 @@ fn rename(name: &str, _: &ModelFacts) -> Option<String> {
     let moved = moved.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)));
     Some(moved.unwrap_or_else(|| name.to_owned()))
 }
+
+const STATE_SPACE: Form = &[
+    "mixer.in_proj.weight",
+    "mixer.conv1d.weight",
+    "mixer.dt_bias",
+    "mixer.A_log",
+    "mixer.D",
+    "mixer.norm.weight",
+    "mixer.out_proj.weight",
+];
+const ATTENTION_MIXER: Form =
+    &["mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight", "mixer.o_proj.weight"];
+const DENSE_MIXER: Form = &["mixer.up_proj.weight", "mixer.down_proj.weight"];
+const EXPERT_MIXER: Form = &[
+    "mixer.gate.weight",
+    "mixer.gate.e_score_correction_bias",
+    "mixer.shared_experts.up_proj.weight",
+    "mixer.shared_experts.down_proj.weight",
+];
 
 const TOWERS: [&str; 4] = ["vision_model.", "mlp1.", "sound_encoder.", "sound_projection."];
 const ATTENTION: [&str; 4] =

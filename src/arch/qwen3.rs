@@ -1,6 +1,7 @@
 //! Qwen3, dense: source names.
 
 use super::mlx::{DENSE, Mlx, NORMED_ATTENTION, NORMS, PLAIN};
+use super::required::{self, ATTENTION, ATTENTION_BIASES, NORM, Need, QUERY_KEY_NORMS, When};
 use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
@@ -8,6 +9,14 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["Qwen3ForCausalLM"],
     model_types: &["qwen3"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, required::NORMS),
+        Need(When::Always, ATTENTION),
+        Need(When::Never, ATTENTION_BIASES),
+        Need(When::Always, QUERY_KEY_NORMS),
+        Need(When::Always, required::DENSE),
+    ],
     experts: None,
     policy: |_| None,
     rules: "generic",

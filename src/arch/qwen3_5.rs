@@ -4,10 +4,50 @@
 
 use serde_json::{Map, Value};
 
-use super::Family;
 use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, Tied, matrix, parameter};
 use super::qwen3_moe::EXPERTS;
-use super::{Choice, ModelFacts, Question};
+use super::required::{self, Form, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, SPLIT_ATTENTION, When};
+use super::{Choice, Family, LayerKind, ModelFacts, Question};
+
+/// What linear attention has in every form.
+const STATE: Form = &[
+    "linear_attn.A_log",
+    "linear_attn.dt_bias",
+    "linear_attn.conv1d.weight",
+    "linear_attn.norm.weight",
+    "linear_attn.out_proj.weight",
+];
+/// Its inputs, apart as Qwen3.5 has them, or in two as Qwen3-Next.
+const INPUTS: &[Form] = &[
+    &[
+        "linear_attn.in_proj_qkv.weight",
+        "linear_attn.in_proj_z.weight",
+        "linear_attn.in_proj_b.weight",
+        "linear_attn.in_proj_a.weight",
+    ],
+    &["linear_attn.in_proj_qkvz.weight", "linear_attn.in_proj_ba.weight"],
+];
+
+/// Shared with Qwen3-Next.
+pub(super) const LAYER: &[Need] = &[
+    Need(When::Always, required::NORMS),
+    Need(When::Kind(LayerKind::Recurrent), &[STATE]),
+    Need(When::Kind(LayerKind::Recurrent), INPUTS),
+    Need(When::Kind(LayerKind::Full), &[SPLIT_ATTENTION]),
+    Need(When::Kind(LayerKind::Full), QUERY_KEY_NORMS),
+    Need(When::Always, &[SPLIT_ATTENTION, STATE]),
+    Need(When::Dense, required::DENSE),
+    Need(When::Always, ROUTER_OR_DENSE),
+    Need(
+        When::Beside("mlp.gate.weight", &["shared_expert_intermediate_size"]),
+        &[&[
+            "mlp.shared_expert.gate_proj.weight",
+            "mlp.shared_expert.up_proj.weight",
+            "mlp.shared_expert.down_proj.weight",
+            "mlp.shared_expert_gate.weight",
+        ]],
+    ),
+];
 
 /// The gates of linear attention are small and decide what is remembered.
 pub(super) fn keep_gates(question: &Question<'_>) -> Option<Choice> {
@@ -26,6 +66,8 @@ pub(super) static FAMILY: Family = Family {
     ],
     model_types: &["qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: LAYER,
     experts: Some(&EXPERTS),
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",

@@ -2,6 +2,7 @@
 
 use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix};
+use super::required::{self, ATTENTION, ATTENTION_BIASES, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, When};
 use super::{ExpertLayout, Projection};
 
 /// Shared by the Qwen families.
@@ -19,6 +20,15 @@ pub(super) static FAMILY: Family = Family {
     architectures: &["Qwen3MoeForCausalLM"],
     model_types: &["qwen3_moe"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, required::NORMS),
+        Need(When::Always, ATTENTION),
+        Need(When::Never, ATTENTION_BIASES),
+        Need(When::Always, QUERY_KEY_NORMS),
+        Need(When::Dense, required::DENSE),
+        Need(When::Always, ROUTER_OR_DENSE),
+    ],
     experts: Some(&EXPERTS),
     policy: |_| None,
     rules: "generic",

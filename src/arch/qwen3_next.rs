@@ -2,8 +2,9 @@
 
 use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, matrix, parameter};
-use super::qwen3_5::{GATES, MOE, OFFSET_NORMS, keep_gates};
+use super::qwen3_5::{GATES, LAYER, MOE, OFFSET_NORMS, keep_gates};
 use super::qwen3_moe::EXPERTS;
+use super::required::NORM;
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_next",
@@ -15,6 +16,8 @@ pub(super) static FAMILY: Family = Family {
     ],
     model_types: &["qwen3_next"],
     embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: LAYER,
     experts: Some(&EXPERTS),
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",

@@ -429,10 +429,12 @@ fn dtype_of(float: Float) -> Dtype {
 
 fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Result<()> {
     let shapes = placed.iter().map(|Placed { tensor, .. }| (tensor.name.as_str(), tensor.shape.as_slice()));
-    match family.contradictions(facts, shapes).into_iter().next() {
-        Some(sentence) => {
-            Err(Error::new(ErrorKind::Input, sentence).hint("check that `config.json` belongs to these weights"))
-        }
+    if let Some(sentence) = family.contradictions(facts, shapes).into_iter().next() {
+        return Err(Error::new(ErrorKind::Input, sentence).hint("check that `config.json` belongs to these weights"));
+    }
+    match family.missing(facts, placed.iter().map(|placed| &*placed.tensor.name)) {
+        Some(name) => Err(Error::input(format!("There is no tensor {}", quoted(&name)))
+            .hint(format!("check that all shards of this `{}` model are there", family.name))),
         None => Ok(()),
     }
 }
