@@ -13,6 +13,7 @@ use kiln::ops::crosscheck::{Crosschecked, Options, crosscheck};
 use kiln::ops::inspect::show;
 use kiln::ops::source::Places;
 use kiln::ops::verify::{Finding, Outcome};
+use kiln::plan::{Profile, Request};
 use kiln::quant::{self, Float, Mlx, Quantized, Scheme};
 use kiln::{ErrorKind, Progress};
 use serde_json::Value;
@@ -97,25 +98,41 @@ impl Kiln {
 
 #[test]
 fn mlx_makes_every_quantized_tensor_of_a_model_as_it_is_stored() {
-    for (name, scheme) in [
-        ("qwen3-moe-12e-bf16", Some("int4")),
-        ("mixtral-bf16", Some("nvfp4")),
-        ("gemma4-moe-vl-bf16", Some("mxfp4")),
-        ("gpt-oss-bf16", Some("mxfp8")),
-        ("llama-f16", Some("affine3-g32")),
-        ("llama-f32", Some("affine5-g64")),
-        ("qwen3_5-moe-vl-stacked-bf16", Some("int8")),
-        ("fp8-llama-192x320", None),
-        ("fp8-qwen3-moe", Some("affine6-g128")),
+    for (name, profile, scheme) in [
+        ("qwen3-moe-12e-bf16", Profile::Ollama, Some("int4")),
+        ("mixtral-bf16", Profile::Ollama, Some("nvfp4")),
+        ("gemma4-moe-vl-bf16", Profile::Ollama, Some("mxfp4")),
+        ("gpt-oss-bf16", Profile::Ollama, Some("mxfp8")),
+        ("llama-f16", Profile::Ollama, Some("affine3-g32")),
+        ("llama-f32", Profile::Ollama, Some("affine5-g64")),
+        ("fp8-llama-192x320", Profile::Ollama, None),
+        ("fp8-qwen3-moe", Profile::Ollama, Some("affine6-g128")),
+        ("qwen3_5-moe-vl-stacked-bf16", Profile::Mlx, Some("int8")),
+        ("nemotron-h-bf16", Profile::Mlx, Some("affine2-g32")),
+        ("llama-f32", Profile::Mlx, Some("mxfp4")),
     ] {
         let source = checkpoint(name);
-        let kiln = Kiln::holding(&source, scheme);
+        let scheme = scheme.map(|scheme| scheme.parse().unwrap());
+        let kiln = Kiln::created(&source, Request { profile, scheme, ..Request::default() });
         let crosschecked = kiln.crosscheck(&source);
         assert_eq!(crosschecked.outcome(), Outcome::Ok, "{name} {:?}", crosschecked.findings);
         let tensors = show(&kiln.store, &kiln.name).unwrap().tensors;
         let quantized = tensors.iter().filter(|tensor| tensor.scheme.is_some()).count();
         assert!(quantized > 0 && crosschecked.tensors == quantized as u64, "{name} {quantized} {crosschecked:?}");
     }
+}
+
+#[test]
+fn values_that_a_profile_casts_are_cast_before_mlx_sees_them() {
+    let source = TempDir::new().unwrap();
+    copy_of(&checkpoint("llama-f32"), source.path());
+    let config = source.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"dtype\": \"float32\"", "\"torch_dtype\": \"bfloat16\"")).unwrap();
+    let request = Request { profile: Profile::Mlx, scheme: Some(Scheme::INT4), ..Request::default() };
+    let kiln = Kiln::created(source.path(), request);
+    assert_eq!(show(&kiln.store, &kiln.name).unwrap().tensors[0].dtype, "BF16");
+    assert_eq!(kiln.crosscheck(source.path()).outcome(), Outcome::Ok);
 }
 
 const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";

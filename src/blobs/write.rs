@@ -86,7 +86,8 @@ impl Data<'_> {
     }
 }
 
-/// Reads the values of `tensor` as [`write()`] quantizes them: arranged and decoded, in chunks of any length.
+/// Reads the values of `tensor` as [`write()`] quantizes them: arranged, decoded and after its steps, in chunks of any
+/// length.
 ///
 /// # Errors
 /// [`ErrorKind::Input`] when a source cannot be read; the error of `use_values`.
@@ -98,7 +99,7 @@ pub fn read_values(
 ) -> Result<SourceHashes> {
     let mut chunk = vec![0; CHUNK];
     let mut source = Source::open(tensor, checkpoint, progress, &mut chunk)?;
-    source.read(&tensor.segments, &mut |_, _, values| use_values(values))?;
+    source.read_values(&tensor.segments, &mut |_, _, values| use_values(values))?;
     Ok(source.hashes())
 }
 
@@ -166,6 +167,13 @@ impl<'a> Source<'a> {
     fn hashes(&self) -> SourceHashes {
         let hashers = self.hashers.iter().filter(|_| self.tensor.is_transformed());
         hashers.map(blake3::Hasher::finalize).collect()
+    }
+
+    /// Reads segments in order, and gives their values as the steps of the tensor leave them.
+    fn read_values(&mut self, segments: &[Segment], use_chunk: &mut UseChunk<'_>) -> Result<()> {
+        let tensor = self.tensor;
+        let mut values = Vec::new();
+        self.read(segments, &mut |segment, at, bytes| use_chunk(segment, at, stepped(tensor, bytes, &mut values)))
     }
 
     /// Reads segments in order.
@@ -260,9 +268,7 @@ impl<'a> Source<'a> {
     fn copy(&mut self, segments: &[Segment], place: usize, data: &mut Data<'_>) -> Result<()> {
         let tensor = self.tensor;
         let checked = tensor.float().filter(|_| tensor.finite && tensor.packed.is_none());
-        let mut values = Vec::new();
-        self.read(segments, &mut |segment, at, bytes| {
-            let bytes = stepped(tensor, bytes, &mut values);
+        self.read_values(segments, &mut |segment, at, bytes| {
             if let Some(float) = checked {
                 quant::check_finite(float, bytes).map_err(|error| not_finite(tensor, segment, at, error))?;
             }
@@ -282,9 +288,7 @@ impl<'a> Source<'a> {
             )
         })?;
         let mut scratch = Scratch::new(scheme, float);
-        let mut values = Vec::new();
-        self.read(&tensor.segments, &mut |segment, at, bytes| {
-            let bytes = stepped(tensor, bytes, &mut values);
+        self.read_values(&tensor.segments, &mut |segment, at, bytes| {
             let out = scratch.quantize(bytes).map_err(|error| not_finite(tensor, segment, at, error))?;
             parts.iter().try_for_each(|(place, part)| data.write(*place, out.part(part.role)))
         })?;

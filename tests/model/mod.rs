@@ -23,13 +23,18 @@ pub(crate) struct Kiln {
 impl Kiln {
     /// A store with `model:a`, created from `source`.
     pub(crate) fn holding(source: &Path, scheme: Option<&str>) -> Self {
+        let scheme = scheme.map(|scheme| scheme.parse().unwrap());
+        Self::created(source, Request { scheme, ..Request::default() })
+    }
+
+    pub(crate) fn created(source: &Path, request: Request) -> Self {
         let place = TempDir::new().unwrap();
         let store = Store::open(&place.path().join("store")).unwrap();
         let kiln = Self { place, store, name: "model:a".parse().unwrap() };
         let options = Options {
             name: kiln.name.clone(),
             source: source.to_owned().into(),
-            request: Request { scheme: scheme.map(|scheme| scheme.parse().unwrap()), ..Request::default() },
+            request,
             dialect: Dialect::Ollama,
             threads: 2,
         };
