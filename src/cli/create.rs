@@ -31,8 +31,9 @@ Examples:
   kiln create llama:bf16 meta-llama/Llama-3.1-8B
   kiln create llama:new ref:registry.example/team/llama:old
 
-SOURCE is a path that is there; else a model of the store, or `org/name[@revision]` in the Hugging Face
-cache; else a model in the registry that it names. `ref:`, `hf:` and `ollama:` before it say which.";
+SOURCE is a path that is there; else a model of the store, or `org/name[@revision]` in the
+Hugging Face cache; else a model in the registry that it names. `ref:`, `hf:` or `ollama:`
+before it says which.";
 
 /// Create a model from a checkpoint
 ///

@@ -16,7 +16,8 @@ fn help_says_what_it_takes() {
 
     Arguments:
       <NAME>    The model's name in the store, as in `llama:int4`
-      <SOURCE>  The checkpoint: a directory with `config.json` and `*.safetensors`
+      <SOURCE>  The checkpoint: a directory, `org/name[@revision]` in the Hugging Face cache, or a
+                published model
 
     Options:
       -Q, --quantize <SCHEME>   Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
@@ -30,6 +31,11 @@ fn help_says_what_it_takes() {
           --dry-run             Print what would be written, and write nothing
       -h, --help                Print help (see more with '--help')
 
+    Registry options:
+          --plain-http       Speak plain HTTP
+          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --concurrency <N>  How many blobs are moved at once [default: 4]
+
     Global options: …
 
     Examples:
@@ -39,6 +45,12 @@ fn help_says_what_it_takes() {
       kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
       kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
       kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
+      kiln create llama:bf16 meta-llama/Llama-3.1-8B
+      kiln create llama:new ref:registry.example/team/llama:old
+
+    SOURCE is a path that is there; else a model of the store, or `org/name[@revision]` in the
+    Hugging Face cache; else a model in the registry that it names. `ref:`, `hf:` or `ollama:`
+    before it says which.
     ");
 }
 
@@ -282,8 +294,9 @@ fn what_is_no_checkpoint_is_bad_input() {
     exit: 6
     --- stdout ---
     --- stderr ---
-    error: There is no checkpoint at `nowhere`
-    caused by: No such file or directory (os error 2)
+    error: There is no checkpoint at `nowhere`, and no model of that name in the store
+
+    hint: name a directory that holds `config.json` and the weights, or a model of `kiln list`
     ");
     fs::create_dir(place.path("empty")).unwrap();
     assert_snapshot!(place.kiln("create a empty"), @r"

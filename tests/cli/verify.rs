@@ -29,10 +29,11 @@ fn help_says_what_it_takes() {
       <NAME>  The model's name in the store
 
     Options:
-          --level <LEVEL>  How far to go [default: tensors, or rebuild with --source] [possible values:
-                           structure, digests, tensors, rebuild]
-          --source <DIR>   The checkpoint to rebuild from [default: where it was created from]
-      -h, --help           Print help (see more with '--help')
+          --level <LEVEL>    How far to go [default: tensors, or rebuild with --source] [possible
+                             values: structure, digests, tensors, rebuild]
+          --source <SOURCE>  What to rebuild it from, as in `kiln create` [default: what it was created
+                             from]
+      -h, --help             Print help (see more with '--help')
 
     Global options: …
 
@@ -175,7 +176,7 @@ fn a_source_that_cannot_be_used_is_no_verdict_on_the_model() {
     --- stdout ---
     demo:int4 sha256:[DIGEST]
     checked: structure, digests, tensors (23 blobs)
-    could-not-check: The source `nowhere` cannot be used: There is no checkpoint at `nowhere`: No such file or directory (os error 2)
+    could-not-check: The source `nowhere` cannot be used: There is no checkpoint at `nowhere`, and no model of that name in the store
     not checked: rebuild (creating it again from its source gives the same bytes)
     result: could-not-check
     --- stderr ---
