@@ -1,44 +1,98 @@
-//! SHA-256 digests: the name of a blob.
+//! Digests: the name of a blob.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::{Error, ErrorKind, Result, quoted};
 
-/// A SHA-256 digest, spelled `sha256:` and 64 lower-case hex digits.
+/// A digest, spelled by its algorithm, a colon and lower-case hex digits: `sha256:` and 64 of them, or
+/// `sha512:` and 128.
 ///
 /// OCI image-spec v1.1.1, "Digests":
-/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests>. Other
-/// algorithms are refused when parsed: no registry in use needs them for a model.
+/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests>. kiln gives SHA-256;
+/// the other registered algorithm is for what others made. No third one is taken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
+pub struct Digest(Value);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Value {
+    Sha256([u8; 32]),
+    Sha512([u8; 64]),
+}
+
+/// How a digest is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// SHA-256.
+    #[default]
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha512];
+
+    /// Its registered name, which is also that of a directory of `blobs/`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// The digest of `bytes`.
+    pub fn digest(self, bytes: &[u8]) -> Digest {
+        let mut hasher = Hasher::new(self);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// The SHA-256 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Algorithm::Sha256.digest(bytes)
     }
 
-    /// The 64 hex digits without the algorithm: a file name in `blobs/sha256/`.
+    /// How it is computed.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Value::Sha256(_) => Algorithm::Sha256,
+            Value::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// The hex digits without the algorithm: a file name in `blobs/sha256/` or `blobs/sha512/`.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        let bytes: &[u8] = match &self.0 {
+            Value::Sha256(bytes) => bytes,
+            Value::Sha512(bytes) => bytes,
+        };
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Reads 64 lower-case hex digits, as a file name in `blobs/sha256/` has them.
+    /// Reads lower-case hex digits, as a file name in `blobs/` has them; how many there are tells the
+    /// algorithm.
     pub fn from_hex(hex: &str) -> Option<Self> {
-        let hex = hex.as_bytes();
-        if hex.len() != 64 {
-            return None;
+        match hex.len() {
+            64 => unhex(hex).map(Value::Sha256).map(Self),
+            128 => unhex(hex).map(Value::Sha512).map(Self),
+            _ => None,
         }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
-        Some(Self(bytes))
     }
+}
+
+fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(bytes)
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -53,7 +107,10 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        text.strip_prefix("sha256:").and_then(Self::from_hex).ok_or_else(|| {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(algorithm, hex)| Self::from_hex(hex).filter(|digest| digest.algorithm().as_str() == algorithm));
+        parsed.ok_or_else(|| {
             Error::new(
                 ErrorKind::Usage,
                 format!("A digest is `sha256:` and 64 lower-case hex digits, not {}", quoted(text)),
@@ -64,7 +121,7 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
     }
 }
 
@@ -86,19 +143,45 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A SHA-256 computation under way.
-#[derive(Clone, Debug, Default)]
-pub struct Hasher(Sha256);
+/// A computation of a digest under way; SHA-256 by default.
+#[derive(Clone, Debug)]
+pub struct Hasher(State);
+
+#[derive(Clone, Debug)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self::new(Algorithm::default())
+    }
+}
 
 impl Hasher {
+    /// A computation that took in nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::default()),
+            Algorithm::Sha512 => State::Sha512(Sha512::default()),
+        })
+    }
+
     /// Takes in more bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
     }
 
     /// The digest of all bytes taken in.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        Digest(match self.0 {
+            State::Sha256(state) => Value::Sha256(state.finalize().into()),
+            State::Sha512(state) => Value::Sha512(state.finalize().into()),
+        })
     }
 }
 
@@ -113,13 +196,25 @@ mod tests {
         assert_eq!(EMPTY.parse::<Digest>().unwrap().to_string(), EMPTY);
         assert_eq!(Digest::of(b"").to_string(), EMPTY);
         assert_eq!(Hasher::default().finish().to_string(), EMPTY);
+        let long = Algorithm::Sha512.digest(b"");
+        assert!(long.to_string().starts_with("sha512:cf83e1357eefb8bdf1542850d66d8007"), "{long}");
+        assert_eq!(long.to_string().parse::<Digest>().unwrap(), long);
+        assert_eq!(Digest::from_hex(&long.hex()), Some(long));
     }
 
     #[test]
     fn refuses_every_other_spelling() {
         let upper = EMPTY.to_uppercase().replace("SHA256", "sha256");
         let traversal = format!("sha256:../{}", &EMPTY[10..]);
-        for text in ["", "sha256:", &EMPTY[..70], &upper, &traversal, &EMPTY.replace("sha256", "sha512")] {
+        for text in [
+            "",
+            "sha256:",
+            &EMPTY[..70],
+            &upper,
+            &traversal,
+            &EMPTY.replace("sha256", "sha512"),
+            &EMPTY.replace("sha256", "md5"),
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

@@ -57,6 +57,13 @@ impl MediaType {
         *self == Self::OCI_INDEX || *self == Self::DOCKER_LIST
     }
 
+    /// Whether it names a layer that manifests point at and that is not pushed, as the base of some
+    /// images; image-spec v1.1.1 deprecates it.
+    pub fn is_nondistributable(&self) -> bool {
+        self.0.starts_with("application/vnd.oci.image.layer.nondistributable.")
+            || self.0.starts_with("application/vnd.docker.image.rootfs.foreign.")
+    }
+
     /// Whether registries keep it among the manifests, and not among the blobs.
     pub fn is_manifest_or_index(&self) -> bool {
         self.is_manifest() || self.is_index()

@@ -3,12 +3,14 @@
 
 mod descriptor;
 mod digest;
+mod document;
 mod manifest;
 mod media_type;
 mod reference;
 
 pub use descriptor::Descriptor;
-pub use digest::{Digest, Hasher};
+pub use digest::{Algorithm, Digest, Hasher};
+pub use document::{Document, Index};
 pub use manifest::{MAX_MANIFEST_SIZE, Manifest};
 pub use media_type::MediaType;
 pub use reference::Reference;

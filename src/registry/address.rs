@@ -99,7 +99,7 @@ fn is_loopback(url: &Url) -> bool {
 /// it may be signed.
 pub(super) fn with_digest(location: &Url, digest: &crate::oci::Digest) -> Url {
     let mut url = location.clone();
-    let escaped = format!("digest=sha256%3A{}", digest.hex());
+    let escaped = format!("digest={}%3A{}", digest.algorithm().as_str(), digest.hex());
     let query = match location.query() {
         Some(query) if !query.is_empty() => format!("{query}&{escaped}"),
         _ => escaped,
