@@ -15,7 +15,9 @@ use tokio::time::{sleep, timeout};
 
 #[tokio::test]
 async fn memory_keeps_the_laws() {
-    report(conformance::uphold(&Memory::new(), "registry.example/laws/model").await);
+    let memory = Memory::new();
+    report(conformance::uphold(&memory, "registry.example/laws/model").await);
+    report(conformance::uphold_served(&memory, "registry.example/laws/model").await);
 }
 
 #[tokio::test]
@@ -23,6 +25,7 @@ async fn the_store_keeps_the_laws() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     report(conformance::uphold(&store, "registry.example/laws/model").await);
+    report(conformance::uphold_served(&store, "registry.example/laws/model").await);
     assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0, "unfinished files stayed");
 }
 

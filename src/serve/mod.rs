@@ -1,37 +1,46 @@
-//! A store as an OCI registry over HTTP: what pull and push need of OCI distribution-spec v1.1.1, and
-//! an honest `UNSUPPORTED` for the rest (deletion, referrers, indexes of manifests).
+//! A store as an OCI registry over HTTP: OCI distribution-spec v1.1.1, with deletion when it is allowed.
 //!
-//! Blobs are shared between repositories, as they are in the store. Nothing asks who is there: serve
-//! on the loopback interface, or behind something that does.
+//! Blobs are shared between repositories, as they are in the store.
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md>
 
+mod auth;
 mod content;
+mod listen;
+mod listing;
+mod metrics;
 mod read;
 mod refusal;
 mod route;
 mod upload;
 mod write;
 
-use std::future::{Future, IntoFuture as _};
-use std::path::PathBuf;
+use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
-use axum::http::header::{ALLOW, CONTENT_LENGTH};
+use axum::extract::{Query, Request};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::oci::Digest;
+pub use auth::{Auth, Users};
+pub use listen::TlsIdentity;
+pub use metrics::{Access, AccessLog};
+
+use crate::error::Result;
+use crate::oci::{Digest, MAX_MANIFEST_SIZE};
 use crate::progress::Progress;
-use crate::storage::{Catalog, Push};
+use crate::storage::{Catalog, Remove, Stage};
+use auth::Gate;
 use content::Arriving;
+use listing::Subjects;
+use metrics::{Counted, Metrics};
 use refusal::{Code, Failure, Refusal};
 use route::Route;
 use upload::Uploads;
@@ -41,20 +50,41 @@ const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// How many requests at once may hold manifests in memory, or read many of them.
+const LARGE_AT_ONCE: usize = 8;
+
+/// A place that can be served.
+pub trait Served: Catalog + Stage + Remove + 'static {}
+
+impl<T: Catalog + Stage + Remove + 'static> Served for T {}
+
 /// How a store is served.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// Whether everything that would change the store is refused.
     pub read_only: bool,
-    /// Where uploads of several requests wait, in files without names; best on the store's own disk,
-    /// because each may be as large as a blob.
-    pub upload_directory: PathBuf,
+    /// Whether manifests, tags and blobs can be deleted.
+    pub allow_delete: bool,
+    /// Who may ask; everybody if `None`.
+    pub auth: Option<Auth>,
+    /// What HTTPS needs; plain HTTP if `None`.
+    pub tls: Option<TlsIdentity>,
+    /// How many connections may be open at once; more wait to be accepted.
+    pub max_connections: usize,
     /// How many uploads may wait at once; more are answered with `TOOMANYREQUESTS`.
     pub max_uploads: usize,
+    /// How many bytes a blob may have.
+    pub max_blob: u64,
     /// How long an upload may wait for its next request.
     pub upload_lifetime: Duration,
+    /// How long a connection may wait for its next request, and that take until its headers are whole.
+    pub idle: Duration,
+    /// How long a body that comes or goes may stand still.
+    pub silence: Duration,
     /// How long requests under way may go on after the shutdown began.
     pub grace: Duration,
+    /// Who is told of every request.
+    pub access_log: Option<AccessLog>,
     /// Where failures of the store are told, which clients do not hear about.
     pub progress: Progress,
 }
@@ -63,10 +93,17 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             read_only: false,
-            upload_directory: std::env::temp_dir(),
+            allow_delete: false,
+            auth: None,
+            tls: None,
+            max_connections: 1024,
             max_uploads: 256,
+            max_blob: 1 << 40,
             upload_lifetime: Duration::from_secs(60 * 60),
+            idle: Duration::from_secs(120),
+            silence: Duration::from_secs(60),
             grace: Duration::from_secs(10),
+            access_log: None,
             progress: Progress::silent(),
         }
     }
@@ -76,46 +113,40 @@ impl Default for ServeOptions {
 /// [`ServeOptions::grace`] to come to their end.
 ///
 /// # Errors
-/// [`ErrorKind::Registry`] when the listener fails for good.
-pub async fn serve<S>(
+/// [`crate::ErrorKind::Unexpected`] when the system has no random numbers.
+pub async fn serve<S: Served>(
     store: Arc<S>,
     listener: TcpListener,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()>
-where
-    S: Push + Catalog + 'static,
-{
-    let grace = options.grace;
-    let server = Arc::new(Server { store, uploads: Uploads::new(&options), options });
-    let router = Router::new().fallback(answer::<S>).with_state(server);
-    let stopping = Arc::new(Notify::new());
-    let stop = Arc::clone(&stopping);
-    let served = axum::serve(listener, router).with_graceful_shutdown(async move {
-        shutdown.await;
-        stop.notify_one();
-    });
-    let out_of_patience = async {
-        stopping.notified().await;
-        tokio::time::sleep(grace).await;
+) -> Result<()> {
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let server = Server {
+        store,
+        uploads: Uploads::new(&options),
+        subjects: Subjects::default(),
+        gate: Gate::new(options.auth.clone(), scheme)?,
+        metrics: Arc::new(Metrics::new(options.access_log.clone())),
+        large: Semaphore::new(LARGE_AT_ONCE),
+        options,
     };
-    tokio::select! {
-        ended = served.into_future() => {
-            ended.map_err(|cause| Error::new(ErrorKind::Registry, "The server failed").caused_by(cause))
-        }
-        () = out_of_patience => Ok(()),
-    }
+    listen::run(Arc::new(server), listener, shutdown).await
 }
 
 /// What all requests share.
-struct Server<S> {
+struct Server<S: Served> {
     store: Arc<S>,
-    uploads: Uploads,
+    uploads: Uploads<S::Staged>,
+    subjects: Subjects,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+    /// Held by requests that take much memory or many reads.
+    large: Semaphore,
     options: ServeOptions,
 }
 
 /// A request that has been read as far as its headers.
-struct Exchange<'server, S> {
+struct Exchange<'server, S: Served> {
     server: &'server Server<S>,
     parts: Parts,
     query: Vec<(String, String)>,
@@ -124,31 +155,30 @@ struct Exchange<'server, S> {
 
 type Answer = Result<Response, Failure>;
 
-async fn answer<S>(State(server): State<Arc<Server<S>>>, request: Request) -> Response
-where
-    S: Push + Catalog + 'static,
-{
+async fn answer<S: Served>(server: &Server<S>, peer: SocketAddr, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let asked = format!("{} {}", parts.method, parts.uri.path());
+    let mut counted = Counted::new(&server.metrics, peer, parts.method.clone(), parts.uri.clone());
     let query = Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default();
-    let exchange = Exchange { server: &server, parts, query, body: Arriving::new(body) };
-    match exchange.answer().await {
+    let body = Arriving::new(body, server.options.silence);
+    let exchange = Exchange { server, parts, query, body };
+    let response = match exchange.answer(&mut counted).await {
         Ok(response) => response,
         Err(Failure::Refused(refusal)) => refusal.into_response(),
         Err(Failure::Failed(error)) => {
+            let asked = format!("{} {}", exchange.parts.method, exchange.parts.uri.path());
             server.options.progress.note(format!("{asked} failed: {}", error.chain()));
             let message = "The registry failed; its own log says why";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message).into_response()
         }
-    }
+    };
+    exchange.hear_out().await;
+    counted.answer(exchange.body.received(), response)
 }
 
-impl<S> Exchange<'_, S>
-where
-    S: Push + Catalog + 'static,
-{
-    async fn answer(&self) -> Answer {
+impl<S: Served> Exchange<'_, S> {
+    async fn answer(&self, counted: &mut Counted) -> Answer {
         let route = Route::parse(self.parts.uri.path())?;
+        counted.user(self.server.gate.admit(&self.parts, &route).await?);
         let method = &self.parts.method;
         let reads = [Method::GET, Method::HEAD].contains(method);
         if self.server.options.read_only && !reads {
@@ -157,32 +187,52 @@ where
                 .with(ALLOW, HeaderValue::from_static("GET, HEAD"))
                 .into());
         }
+        let deletes = self.server.options.allow_delete;
         match (method.as_str(), &route) {
             // Older Docker clients take a server without this header for one of another protocol.
             (_, Route::Base) if reads => Ok(reply(StatusCode::OK, [(DOCKER_API_VERSION, REGISTRY_2)])),
-            ("GET", Route::Tags(repository)) => self.tags(repository).await,
+            (_, Route::Health) if reads => Ok(self.text("ok\n".to_owned())),
+            (_, Route::Metrics) if reads => Ok(self.text(self.server.metrics.text(self.server.uploads.count()))),
+            ("GET", Route::Token) => self.server.gate.token(&self.parts, &self.query).await,
+            (_, Route::Catalog) if reads => self.catalog().await,
+            (_, Route::Tags(repository)) if reads => self.tags(repository).await,
+            (_, Route::Referrers(repository, subject)) if reads => self.referrers(repository, subject).await,
             (_, Route::Manifest(_, reference)) if reads => self.manifest(reference).await,
             (_, Route::Blob(_, digest)) if reads => self.blob(digest).await,
             ("PUT", Route::Manifest(repository, reference)) => self.put_manifest(repository, reference).await,
+            ("DELETE", Route::Manifest(_, reference)) if deletes => self.remove_manifest(reference).await,
+            ("DELETE", Route::Blob(_, digest)) if deletes => self.remove_blob(digest).await,
             ("POST", Route::Uploads(repository)) => self.begin_upload(repository).await,
-            ("GET", Route::Upload(repository, id)) => self.upload_status(repository, id).await,
+            ("GET", Route::Upload(repository, id)) => self.upload_status(repository, id),
             ("PATCH", Route::Upload(repository, id)) => self.continue_upload(repository, id).await,
             ("PUT", Route::Upload(repository, id)) => self.finish_upload(repository, id).await,
             ("DELETE", Route::Upload(repository, id)) => self.cancel_upload(repository, id),
             _ => {
-                let allowed = match route {
-                    Route::Base | Route::Blob(..) => "GET, HEAD",
-                    Route::Tags(_) => "GET",
-                    Route::Manifest(..) => "GET, HEAD, PUT",
-                    Route::Uploads(_) => "POST",
-                    Route::Upload(..) => "GET, PATCH, PUT, DELETE",
-                };
                 let message = format!("`{method}` is not supported here");
                 Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message)
-                    .with(ALLOW, HeaderValue::from_static(allowed))
+                    .with(ALLOW, HeaderValue::from_static(route.methods(deletes)))
                     .into())
             }
         }
+    }
+
+    /// Reads what is left of a small body that nobody wanted: a client that sends it all before it
+    /// listens would not hear the answer.
+    async fn hear_out(&self) {
+        if self.content_length().is_some_and(|length| length <= MAX_MANIFEST_SIZE)
+            && let Some(mut rest) = self.body.take()
+        {
+            while let Some(Ok(_)) = rest.next().await {}
+        }
+    }
+
+    fn text(&self, text: String) -> Response {
+        let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        let mut response = reply(StatusCode::OK, [(CONTENT_LENGTH, text.len().into()), (CONTENT_TYPE, plain)]);
+        if self.parts.method != Method::HEAD {
+            *response.body_mut() = text.into();
+        }
+        response
     }
 
     /// A parameter of the query.

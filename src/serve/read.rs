@@ -1,23 +1,17 @@
-//! Pull: blobs and parts of them, manifests, tags.
+//! Pull: blobs and parts of them, manifests.
 
 use axum::body::Body;
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, RANGE};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use futures_util::TryStreamExt as _;
-use serde_json::json;
 
 use super::content::first;
 use super::refusal::{Code, Refusal};
-use super::route::{Part, Repository};
-use super::{Answer, DOCKER_CONTENT_DIGEST, Exchange, OCTETS, digest_value, reply, value};
-use crate::json;
+use super::route::Part;
+use super::{Answer, DOCKER_CONTENT_DIGEST, Exchange, OCTETS, Served, digest_value, reply, value};
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
-use crate::storage::{Catalog, Push};
 
-impl<S> Exchange<'_, S>
-where
-    S: Push + Catalog + 'static,
-{
+impl<S: Served> Exchange<'_, S> {
     /// HEAD and GET of a blob, whole or in part. Its bytes are as the store has them: the client that
     /// keeps them checks them.
     pub(super) async fn blob(&self, digest: &Digest) -> Answer {
@@ -77,38 +71,6 @@ where
         if self.parts.method == Method::GET {
             *response.body_mut() = Body::from(bytes);
         }
-        Ok(response)
-    }
-
-    /// The tags of a repository in byte order: all of them, or at most `n` of those after `last`.
-    pub(super) async fn tags(&self, repository: &Repository) -> Answer {
-        let limit = match self.parameter("n") {
-            None => usize::MAX,
-            Some(text) => text
-                .parse()
-                .map_err(|_| Refusal::bad_request(Code::Unsupported, format!("Not a number of tags: `{text}`")))?,
-        };
-        let references = self.server.store.references().await?;
-        let mut tags = references.iter().filter(|reference| repository.has(reference)).peekable();
-        if tags.peek().is_none() {
-            let message = format!("Not in this registry: `{}`", repository.name());
-            return Err(Refusal::not_found(Code::NameUnknown, message).into());
-        }
-        let last = self.parameter("last").unwrap_or_default();
-        let mut tags = tags.filter_map(Reference::tag).filter(|tag| *tag > last).collect::<Vec<_>>();
-        tags.sort_unstable();
-        let more = tags.len() > limit;
-        tags.truncate(limit);
-        let body = json::to_canonical(&json!({ "name": repository.name(), "tags": tags }));
-        let mut response = reply(
-            StatusCode::OK,
-            [(CONTENT_LENGTH, body.len().into()), (CONTENT_TYPE, HeaderValue::from_static("application/json"))],
-        );
-        if let Some(last) = tags.last().filter(|_| more) {
-            let link = format!("</v2/{}/tags/list?n={limit}&last={last}>; rel=\"next\"", repository.name());
-            response.headers_mut().insert(LINK, value(link));
-        }
-        *response.body_mut() = Body::from(body);
         Ok(response)
     }
 }

@@ -24,6 +24,7 @@ pub(super) enum Code {
     NameUnknown,
     SizeInvalid,
     TooManyRequests,
+    Unauthorized,
     Unsupported,
     /// Not in the specification, and what registries in use say when they failed themselves.
     Unknown,
@@ -43,6 +44,7 @@ impl Code {
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unsupported => "UNSUPPORTED",
             Self::Unknown => "UNKNOWN",
         }
@@ -69,10 +71,6 @@ impl Refusal {
 
     pub(super) fn not_found(code: Code, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
-    }
-
-    pub(super) fn code(&self) -> Code {
-        self.code
     }
 
     /// The same refusal with one more header.

@@ -1,5 +1,7 @@
 //! Paths and byte ranges: what a request names, before anything is looked up.
 
+use axum::http::Method;
+
 use crate::oci::{Digest, Reference};
 
 use super::refusal::{Code, Refusal};
@@ -8,7 +10,16 @@ use super::refusal::{Code, Refusal};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Base,
+    /// Whether the server lives.
+    Health,
+    /// What it has counted.
+    Metrics,
+    /// Where tokens are given.
+    Token,
+    Catalog,
     Tags(Repository),
+    /// The manifests that refer to one.
+    Referrers(Repository, Digest),
     /// A tag or a digest within a repository.
     Manifest(Repository, Reference),
     Blob(Repository, Digest),
@@ -46,7 +57,7 @@ impl Repository {
         let separator = if reference.contains(':') { '@' } else { ':' };
         let full = format!("{}{separator}{reference}", self.name).parse::<Reference>();
         let full = full.map_err(|_| {
-            let message = format!("Neither a tag nor a sha256 digest: `{reference}`");
+            let message = format!("Neither a tag nor a digest: `{reference}`");
             match separator {
                 '@' => Refusal::bad_request(Code::DigestInvalid, message),
                 _ => Refusal::bad_request(Code::ManifestInvalid, message),
@@ -56,7 +67,52 @@ impl Repository {
     }
 }
 
+/// The name of the repository that `reference` is in.
+pub(super) fn repository_name(reference: &Reference) -> String {
+    match reference.host() {
+        Some(host) => format!("{host}/{}", reference.path()),
+        None => reference.path().to_owned(),
+    }
+}
+
 impl Route {
+    /// The methods that it takes, where deletion is allowed or not.
+    pub(super) fn methods(&self, deletes: bool) -> &'static str {
+        match self {
+            Self::Token => "GET",
+            Self::Manifest(..) if deletes => "GET, HEAD, PUT, DELETE",
+            Self::Manifest(..) => "GET, HEAD, PUT",
+            Self::Blob(..) if deletes => "GET, HEAD, DELETE",
+            Self::Uploads(_) => "POST",
+            Self::Upload(..) => "GET, PATCH, PUT, DELETE",
+            Self::Base
+            | Self::Health
+            | Self::Metrics
+            | Self::Catalog
+            | Self::Tags(_)
+            | Self::Referrers(..)
+            | Self::Blob(..) => "GET, HEAD",
+        }
+    }
+
+    /// What a request needs to be allowed: a resource as token services name it, and an action.
+    pub(super) fn scope(&self, method: &Method) -> Option<(String, &'static str)> {
+        let reads = [Method::GET, Method::HEAD].contains(method);
+        let (repository, action) = match self {
+            Self::Base | Self::Health | Self::Metrics | Self::Token => return None,
+            Self::Catalog => return Some(("registry:catalog".to_owned(), "*")),
+            Self::Upload(repository, _) | Self::Uploads(repository) => (repository, "push"),
+            Self::Manifest(repository, _) | Self::Blob(repository, _) if *method == Method::DELETE => {
+                (repository, "delete")
+            }
+            Self::Tags(repository)
+            | Self::Referrers(repository, _)
+            | Self::Manifest(repository, _)
+            | Self::Blob(repository, _) => (repository, if reads { "pull" } else { "push" }),
+        };
+        Some((format!("repository:{}", repository.name()), action))
+    }
+
     /// Reads a path of OCI distribution-spec v1.1.1, "API":
     /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#api>. The last words
     /// decide, because a repository may be called `blobs/uploads`.
@@ -64,6 +120,10 @@ impl Route {
         let nowhere = || Refusal::not_found(Code::Unsupported, format!("Not a part of the API: `{path}`"));
         let rest = match path {
             "/v2" | "/v2/" => return Ok(Self::Base),
+            "/v2/_catalog" => return Ok(Self::Catalog),
+            "/healthz" => return Ok(Self::Health),
+            "/metrics" => return Ok(Self::Metrics),
+            "/token" => return Ok(Self::Token),
             path => path.strip_prefix("/v2/").ok_or_else(nowhere)?,
         };
         if let Some((name, session)) = rest.rsplit_once("/blobs/uploads/") {
@@ -80,6 +140,7 @@ impl Route {
         let (name, kind) = head.rsplit_once('/').ok_or_else(nowhere)?;
         match kind {
             "manifests" => Repository::parse(name)?.manifest(last),
+            "referrers" => Ok(Self::Referrers(Repository::parse(name)?, digest(last)?)),
             "blobs" => Ok(Self::Blob(Repository::parse(name)?, digest(last)?)),
             _ => Err(nowhere()),
         }
@@ -88,7 +149,7 @@ impl Route {
 
 /// Reads a digest that a request names.
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|_| Refusal::bad_request(Code::DigestInvalid, format!("Not a sha256 digest: `{text}`")))
+    text.parse().map_err(|_| Refusal::bad_request(Code::DigestInvalid, format!("Not a digest: `{text}`")))
 }
 
 /// The part of a content that a `Range` header asks for.
@@ -115,8 +176,13 @@ impl Part {
             return Some(if length == 0 { Self::Outside } else { Self::Range { first: size - length, length } });
         }
         let first = number(first)?;
-        let last = if last.is_empty() { u64::MAX } else { number(last).filter(|last| *last >= first)? };
-        Some(if first >= size { Self::Outside } else { Self::Range { first, length: last.min(size - 1) - first + 1 } })
+        let last = if last.is_empty() { u64::MAX } else { number(last)? };
+        // A range that ends before it begins may be ignored or refused (RFC 9110, section 14.2).
+        Some(if first >= size || last < first {
+            Self::Outside
+        } else {
+            Self::Range { first, length: last.min(size - 1) - first + 1 }
+        })
     }
 }
 
@@ -150,6 +216,8 @@ mod tests {
                 Route::Manifest(repository("a"), format!("a@{digest}").parse().unwrap()),
             ),
             (&format!("/v2/registry.example/a/blobs/{digest}"), Route::Blob(repository("registry.example/a"), digest)),
+            ("/v2/_catalog", Route::Catalog),
+            (&format!("/v2/a/referrers/{digest}"), Route::Referrers(repository("a"), digest)),
             ("/v2/a/blobs/uploads/", Route::Uploads(repository("a"))),
             ("/v2/blobs/uploads/blobs/uploads/7", Route::Upload(repository("blobs/uploads"), "7".to_owned())),
         ] {
@@ -164,6 +232,7 @@ mod tests {
             "/v1/",
             "/v2/a",
             "/v2/a/referrers/x",
+            "/v2/_catalog/x",
             "/v2/UPPER/tags/list",
             "/v2/a:5000/b/tags/list",
             "/v2/a//b/tags/list",
@@ -190,7 +259,7 @@ mod tests {
             ("bytes=-99", range(0, 10)),
             ("bytes=10-", Part::Outside),
             ("bytes=-0", Part::Outside),
-            ("bytes=5-4", Part::Whole),
+            ("bytes=5-4", Part::Outside),
             ("bytes=+1-2", Part::Whole),
             ("bytes=0-1,3-4", Part::Whole),
             ("bytes=99999999999999999999-", Part::Whole),

@@ -1,5 +1,6 @@
 //! The laws that every place keeps which implements [`Push`] and [`Refs`]: memory, the local store, a
-//! registry. Each law is a function over a place; [`uphold`] runs them all and names the broken one.
+//! registry; and those of a place that can be served as one. Each law is a function over a place;
+//! [`uphold`] and [`uphold_served`] run them all and name the broken one.
 //! A place is given empty, and every law uses content of its own. Every function fails with
 //! [`ErrorKind::Unexpected`] and a sentence that begins with "But", or with the place's own error.
 
@@ -7,19 +8,16 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, future, stream};
 
-use super::{Body, ByteStream, Push, Pushed, Refs};
+use super::{Body, ByteStream, Catalog, Push, Pushed, Refs, Removal, Remove, Stage, Staged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
-use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
+use crate::oci::{Algorithm, Descriptor, Digest, Index, Manifest, MediaType, Reference};
 
 /// Runs every law over `place`, whose references are `repository` and a tag.
 ///
 /// # Errors
 /// [`ErrorKind::Unexpected`] naming the broken law, caused by what happened instead.
 pub async fn uphold<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
-    let named = |law: &str, outcome: Result<()>| {
-        outcome.map_err(|cause| Error::new(ErrorKind::Unexpected, format!("Broken law: {law}")).caused_by(cause))
-    };
     named("what was pushed is there", what_was_pushed_is_there(place).await)?;
     named("content is read from any offset", content_is_read_from_any_offset(place).await)?;
     named("empty content is content", empty_content_is_content(place).await)?;
@@ -32,6 +30,23 @@ pub async fn uphold<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
     named("a tag can be moved", a_tag_can_be_moved(place, repository).await)?;
     named("a digest resolves with and without a tag", a_digest_resolves(place, repository).await)?;
     named("a manifest of other bytes is not tagged", other_bytes_are_not_tagged(place, repository).await)
+}
+
+/// Runs every further law of a place that can be served over `place`, as [`uphold`] does.
+///
+/// # Errors
+/// As [`uphold`].
+pub async fn uphold_served<T: Push + Catalog + Stage + Remove>(place: &T, repository: &str) -> Result<()> {
+    named("what was staged is there, by either algorithm", what_was_staged_is_there(place).await)?;
+    named("other bytes are not committed", other_bytes_are_not_committed(place).await)?;
+    named("every name is listed", every_name_is_listed(place, repository).await)?;
+    named("an index keeps its manifests", an_index_keeps_its_manifests(place, repository).await)?;
+    named("a name that is removed is gone, and only it", a_removed_name_is_gone(place, repository).await)?;
+    named("content that a name needs stays", needed_content_stays(place, repository).await)
+}
+
+fn named(law: &str, outcome: Result<()>) -> Result<()> {
+    outcome.map_err(|cause| Error::new(ErrorKind::Unexpected, format!("Broken law: {law}")).caused_by(cause))
 }
 
 /// Content is absent before its push and there, byte for byte, after it.
@@ -173,6 +188,114 @@ pub async fn other_bytes_are_not_tagged<T: Push + Refs>(place: &T, repository: &
     ensure(place.resolve(&reference).await?.is_none(), "the tag resolves")
 }
 
+/// Content that came in pieces is there when its digest was given, whatever the algorithm.
+pub async fn what_was_staged_is_there<T: Catalog + Push + Stage>(place: &T) -> Result<()> {
+    for algorithm in Algorithm::ALL {
+        let (_, bytes) = content(algorithm.as_str());
+        let target = Descriptor::new(MediaType::KILN_FILE, algorithm.digest(&bytes), bytes.len() as u64);
+        let mut staged = place.stage().await?;
+        for piece in [&bytes[..1], &bytes[1..100_000], &bytes[100_000..]] {
+            staged.append(Bytes::copy_from_slice(piece)).await?;
+        }
+        ensure(staged.written() == target.size, "it has another number of bytes")?;
+        ensure(place.size_of(&target.digest).await?.is_none(), "it is there before its end")?;
+        staged.commit(&target.digest).await?;
+        ensure(place.size_of(&target.digest).await? == Some(target.size), "it is not there after its end")?;
+        ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes")?;
+    }
+    let empty = Digest::of(b"");
+    place.stage().await?.commit(&empty).await?;
+    ensure(place.size_of(&empty).await? == Some(0), "empty content is not there")
+}
+
+/// Bytes of another digest are corrupt, and are not there afterwards.
+pub async fn other_bytes_are_not_committed<T: Catalog + Stage>(place: &T) -> Result<()> {
+    let (target, bytes) = content("miscommitted");
+    for wrong in [bytes.slice(1..), Bytes::new()] {
+        let mut staged = place.stage().await?;
+        staged.append(wrong).await?;
+        match staged.commit(&target.digest).await {
+            Err(cause) if cause.kind() == ErrorKind::Corrupt => {}
+            outcome => return Err(Error::new(ErrorKind::Unexpected, format!("But it is not corrupt: {outcome:?}"))),
+        }
+        ensure(place.size_of(&target.digest).await?.is_none(), "it is there")?;
+    }
+    Ok(())
+}
+
+/// A name is listed with its manifest, with a tag or without.
+pub async fn every_name_is_listed<T: Push + Catalog>(place: &T, repository: &str) -> Result<()> {
+    let (target, manifest) = model(place, "listed").await?;
+    for name in [format!("{repository}:listed"), format!("{repository}@{}", target.digest)] {
+        let reference: Reference = name.parse()?;
+        place.tag(&reference, &target, &manifest).await?;
+        ensure(place.names().await?.contains(&(reference, target.clone())), &format!("`{name}` is not listed"))?;
+    }
+    Ok(())
+}
+
+/// An index resolves as a manifest does, and what its manifests need is needed.
+pub async fn an_index_keeps_its_manifests<T: Push + Catalog + Remove>(place: &T, repository: &str) -> Result<()> {
+    let (child, manifest) = model(place, "indexed").await?;
+    let layer = Digest::of(b"the weights of indexed");
+    place.tag(&format!("{repository}@{}", child.digest).parse()?, &child, &manifest).await?;
+    let (index, bytes) = index_of(&child);
+    let reference: Reference = format!("{repository}:index").parse()?;
+    place.tag(&reference, &index, &bytes).await?;
+    resolves_to(place, &reference, &index, &bytes).await?;
+    place.untag(&format!("{repository}@{}", child.digest).parse()?).await?;
+    for needed in [&child.digest, &layer] {
+        ensure(place.remove(needed).await? == Removal::Needed, "what the index needs was removed")?;
+    }
+    place.untag(&reference).await?;
+    ensure(place.remove(&layer).await? == Removal::Removed, "what nothing needs stayed")
+}
+
+/// A tag that is removed is gone and another stays; a digest takes every name of its repository along.
+pub async fn a_removed_name_is_gone<T: Push + Remove>(place: &T, repository: &str) -> Result<()> {
+    let (target, manifest) = model(place, "removed").await?;
+    let [first, second, third] = ["removed", "kept", "too"].map(|tag| format!("{repository}:{tag}"));
+    let elsewhere: Reference = format!("{repository}/elsewhere:removed").parse()?;
+    for name in [&first, &second, &third] {
+        place.tag(&name.parse()?, &target, &manifest).await?;
+    }
+    place.tag(&elsewhere, &target, &manifest).await?;
+    ensure(place.untag(&first.parse()?).await?, "the tag was not there")?;
+    ensure(!place.untag(&first.parse()?).await?, "the tag is still there")?;
+    ensure(place.resolve(&first.parse()?).await?.is_none(), "a tag that is removed resolves")?;
+    resolves_to(place, &second.parse()?, &target, &manifest).await?;
+    let by_digest: Reference = format!("{repository}@{}", target.digest).parse()?;
+    ensure(place.untag(&by_digest).await?, "the manifest was not there")?;
+    for name in [&second.parse()?, &third.parse()?, &by_digest] {
+        ensure(place.resolve(name).await?.is_none(), &format!("`{name}` resolves"))?;
+    }
+    resolves_to(place, &elsewhere, &target, &manifest).await
+}
+
+/// Content goes when it is removed, but not while a manifest with a name needs it.
+pub async fn needed_content_stays<T: Push + Catalog + Remove>(place: &T, repository: &str) -> Result<()> {
+    let (free, bytes) = content("unneeded");
+    place.push(&free, &bytes).await?;
+    ensure(place.remove(&free.digest).await? == Removal::Removed, "what nothing needs stayed")?;
+    ensure(place.size_of(&free.digest).await?.is_none(), "what was removed is there")?;
+    ensure(place.remove(&free.digest).await? == Removal::Absent, "what was removed was there")?;
+
+    let (target, manifest) = model(place, "needed").await?;
+    let reference: Reference = format!("{repository}:needed").parse()?;
+    let layer = Digest::of(b"the weights of needed");
+    place.tag(&reference, &target, &manifest).await?;
+    for needed in [&layer, &target.digest] {
+        ensure(place.remove(needed).await? == Removal::Needed, "what a name needs was removed")?;
+        ensure(place.size_of(needed).await?.is_some(), "what a name needs is gone")?;
+    }
+    place.untag(&reference).await?;
+    ensure(place.remove(&layer).await? == Removal::Removed, "what nothing needs any more stayed")?;
+    match place.tag(&reference, &target, &manifest).await {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => Err(Error::new(ErrorKind::Unexpected, format!("But a blob is missing: {outcome:?}"))),
+    }
+}
+
 fn ensure(holds: bool, otherwise: &str) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::new(ErrorKind::Unexpected, format!("But {otherwise}"))) }
 }
@@ -222,6 +345,12 @@ async fn model<T: Push>(place: &T, law: &str) -> Result<(Descriptor, Bytes)> {
     place.push(&manifest.layers[0], &layer).await?;
     let bytes = json::to_canonical(&manifest);
     Ok((Descriptor::of(MediaType::OCI_MANIFEST, &bytes), bytes.into()))
+}
+
+/// An index of one manifest.
+fn index_of(child: &Descriptor) -> (Descriptor, Bytes) {
+    let bytes = json::to_canonical(&Index::of(vec![child.clone()]));
+    (Descriptor::of(MediaType::OCI_INDEX, &bytes), bytes.into())
 }
 
 /// A body that fails after its first `good` bytes, or cannot be opened at all.

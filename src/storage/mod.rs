@@ -1,5 +1,5 @@
-//! The seam between the local store and a registry: three small traits, the one verifying reader,
-//! and an implementation in memory that shows what the traits promise.
+//! The seam between the local store and a registry: small traits, the one verifying reader, and an
+//! implementation in memory that shows what the traits promise.
 
 #[doc(hidden)]
 pub mod conformance;
@@ -71,12 +71,56 @@ pub trait Refs: Send + Sync {
     ) -> impl Future<Output = Result<()>> + Send;
 }
 
+/// A place that takes content before its digest is known.
+pub trait Stage: Fetch {
+    /// Content on its way.
+    type Staged: Staged;
+
+    /// Begins with no bytes. What is staged and dropped leaves no trace.
+    fn stage(&self) -> impl Future<Output = Result<Self::Staged>> + Send;
+}
+
+/// Content that arrives in pieces and gets its name at its end.
+pub trait Staged: Send + 'static {
+    /// How many bytes it has.
+    fn written(&self) -> u64;
+
+    /// Writes `bytes` after those it has. When this fails it has as many as before; when it is given
+    /// up under way, there is nothing to go on from.
+    fn append(&mut self, bytes: Bytes) -> impl Future<Output = Result<()>> + Send;
+
+    /// Stores what it has as the content of `digest`. Bytes that do not match are
+    /// [`crate::ErrorKind::Corrupt`] and are gone.
+    fn commit(self, digest: &Digest) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// How the removal of content ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// It was not there.
+    Absent,
+    /// A manifest that has a name needs it: it stays.
+    Needed,
+}
+
+/// A place that things can be removed from.
+pub trait Remove: Refs {
+    /// Removes the name `reference`: a tag, or with a digest alone every name of that manifest in its
+    /// repository. Says whether there was one. Content stays.
+    fn untag(&self, reference: &Reference) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Removes the content of `digest`, unless a manifest that has a name needs it.
+    fn remove(&self, digest: &Digest) -> impl Future<Output = Result<Removal>> + Send;
+}
+
 /// A place that can be asked as a registry is: for a digest without its size, for a name's tags.
 pub trait Catalog: Fetch + Refs {
     /// The size in bytes of the content of `digest`; `None` when it is not there. As little evidence
     /// of the right bytes as [`Fetch::exists`].
     fn size_of(&self, digest: &Digest) -> impl Future<Output = Result<Option<u64>>> + Send;
 
-    /// Every name that points at a manifest, with or without a tag, in any order.
-    fn references(&self) -> impl Future<Output = Result<Vec<Reference>>> + Send;
+    /// Every name, with or without a tag, and the manifest that it points at, in any order.
+    fn names(&self) -> impl Future<Output = Result<Vec<(Reference, Descriptor)>>> + Send;
 }

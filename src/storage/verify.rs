@@ -17,7 +17,7 @@ pub struct Verifier {
 impl Verifier {
     /// A check against `expected`.
     pub fn new(expected: &Descriptor) -> Self {
-        Self { expected: expected.clone(), hasher: Hasher::default(), seen: 0 }
+        Self { expected: expected.clone(), hasher: Hasher::new(expected.digest.algorithm()), seen: 0 }
     }
 
     /// Checks `bytes`, which are all there are.

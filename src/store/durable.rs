@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +62,16 @@ impl Draft {
     /// Where the file is for now.
     pub(super) fn path(&self) -> &Path {
         &self.temporary.path
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|cause| failed("write", self.path(), cause))
+    }
+
+    /// Drops what is behind the first `length` bytes.
+    pub(super) fn truncate(&self, length: u64) -> Result<()> {
+        self.file.set_len(length).map_err(|cause| failed("write", self.path(), cause))
     }
 
     /// Sets the mode and waits until the content is on disk. A failed fsync is final: the kernel

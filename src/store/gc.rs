@@ -18,7 +18,8 @@ use super::lock::Lock;
 use super::notes::manifest_of;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, Result};
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Algorithm, Descriptor, Digest};
+use crate::storage::Removal;
 
 /// What a collection removed, or would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,20 +60,27 @@ impl Store {
         }
         let Marked { manifests, blobs } = store.mark()?;
 
-        let blob_files = Swept::open(root, &["blobs", "sha256"])?;
+        let mut blob_files = Vec::new();
+        for algorithm in Algorithm::ALL {
+            if store.layout.blobs_of(algorithm).symlink_metadata().is_ok() {
+                blob_files.push((algorithm, Swept::open(root, &["blobs", algorithm.as_str()])?));
+            }
+        }
         let drafts = Swept::open(root, &["ingest"])?;
         let notes = Swept::open(root, &["notes"])?;
 
         let mut report = GcReport::default();
-        for (name, size) in blob_files.files()? {
-            match Digest::from_hex(&name) {
-                Some(digest) if blobs.contains(&digest) => report.kept += 1,
-                Some(digest) => {
-                    blob_files.remove(&name, dry_run)?;
-                    report.blobs.push((digest, size));
-                    report.bytes += size;
+        for (algorithm, files) in blob_files {
+            for (name, size) in files.files()? {
+                match Digest::from_hex(&name).filter(|digest| digest.algorithm() == algorithm) {
+                    Some(digest) if blobs.contains(&digest) => report.kept += 1,
+                    Some(digest) => {
+                        files.remove(&name, dry_run)?;
+                        report.blobs.push((digest, size));
+                        report.bytes += size;
+                    }
+                    None => {}
                 }
-                None => {}
             }
         }
         for (name, size) in drafts.files()? {
@@ -91,13 +99,31 @@ impl Store {
         Ok(report)
     }
 
+    /// Removes the content of `digest` at once, unless a name reaches it. No name is given meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::gc`], but for the store being in use.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<Removal> {
+        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        if self.mark()?.blobs.contains(digest) {
+            return Ok(Removal::Needed);
+        }
+        let path = self.blob_path(digest);
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(Removal::Removed),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Removal::Absent),
+            Err(cause) => Err(failed("remove", &path, cause)),
+        }
+    }
+
     fn mark(&self) -> Result<Marked> {
         let mut marked = Marked::default();
-        for entry in self.index()?.manifests {
+        let mut left = self.index()?.manifests;
+        while let Some(entry) = left.pop() {
             if !marked.manifests.insert(entry.digest) {
                 continue;
             }
-            let (manifest, _) = self.manifest(&entry).map_err(|cause| {
+            let (document, _) = self.document(&entry).map_err(|cause| {
                 let name = entry.annotations.get(Descriptor::REF_NAME).map_or("NAME", String::as_str);
                 let message = format!("Nothing was removed, because the manifest `{}` cannot be read", entry.digest);
                 Error::new(cause.kind(), message)
@@ -105,7 +131,8 @@ impl Store {
                     .caused_by(cause)
             })?;
             marked.blobs.insert(entry.digest);
-            marked.blobs.extend(manifest.blobs().map(|blob| blob.digest));
+            marked.blobs.extend(document.blobs().map(|blob| blob.digest));
+            left.extend_from_slice(document.manifests());
         }
         Ok(marked)
     }

@@ -132,9 +132,10 @@ impl Import<'_> {
             Some(sealed) => fs::read(sealed.path()).map_err(|cause| failed("read", sealed.path(), cause))?,
             None => store.read_blob(manifest)?,
         };
-        store.require_blobs(&parse_manifest(manifest, &bytes)?, |blob| {
-            staged.get(&blob.digest).is_some_and(|found| found.file.is_some() && found.size == blob.size)
-        })?;
+        let parsed = parse_manifest(manifest, &bytes)?;
+        store.require_blobs(parsed.blobs().filter(|blob| {
+            !staged.get(&blob.digest).is_some_and(|found| found.file.is_some() && found.size == blob.size)
+        }))?;
 
         let mut report = ImportReport::default();
         let mut publish_all = |batch: BTreeMap<Digest, Staged>| {
@@ -155,7 +156,7 @@ impl Import<'_> {
         };
         publish_all(staged)?;
         publish_all(BTreeMap::from([(manifest.digest, staged_manifest)]))?;
-        store.set_ref(reference, manifest)?;
+        store.set_ref_if(reference, manifest, || store.require_blobs(parsed.blobs()))?;
         Ok(report)
     }
 }

@@ -13,10 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::{replace, sync_directory};
 use super::failed;
 use super::lock::Lock;
-use super::refs::Index;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
-use crate::oci::Digest;
+use crate::oci::{Algorithm, Digest, Index};
 
 /// The version of the layout that this program writes.
 const FORMAT: u32 = 1;
@@ -72,12 +71,33 @@ impl Layout {
         &self.root
     }
 
+    /// Where kiln's own blobs are.
     pub(super) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
+        self.blobs_of(Algorithm::Sha256)
+    }
+
+    pub(super) fn blobs_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.as_str())
+    }
+
+    /// The directories of blobs that are there. One for digests that kiln does not give itself comes
+    /// with the first of them.
+    pub(super) fn blob_directories(&self) -> impl Iterator<Item = PathBuf> {
+        Algorithm::ALL.map(|algorithm| self.blobs_of(algorithm)).into_iter().filter(|directory| directory.is_dir())
+    }
+
+    /// The directory for blobs like `digest`, made if it is not there.
+    pub(super) fn blobs_for(&self, digest: &Digest) -> Result<PathBuf> {
+        let directory = self.blobs_of(digest.algorithm());
+        if !directory.is_dir() {
+            make_directory(&directory)?;
+            sync_directory(&self.root.join("blobs"))?;
+        }
+        Ok(directory)
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.blobs().join(digest.hex())
+        self.blobs_of(digest.algorithm()).join(digest.hex())
     }
 
     pub(super) fn ingest(&self) -> PathBuf {
@@ -130,7 +150,7 @@ impl Layout {
         let format = Format { format: FORMAT, compatible: BTreeSet::new(), incompatible: BTreeSet::new() };
         for (name, bytes) in [
             (LAYOUT_FILE, LAYOUT),
-            (INDEX_FILE, &json::to_canonical(&Index::default())),
+            (INDEX_FILE, &json::to_canonical(&Index::of(Vec::new()))),
             (FORMAT_FILE, &json::to_canonical(&format)),
         ] {
             replace(&self.ingest(), &self.root, name, bytes)?;

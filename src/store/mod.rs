@@ -15,6 +15,7 @@ mod notes;
 mod place;
 mod read;
 mod refs;
+mod stage;
 mod transfer;
 
 use std::io;
@@ -26,6 +27,7 @@ pub use gc::GcReport;
 pub use import::{Import, ImportReport};
 pub use place::Link;
 pub use read::Damage;
+pub use stage::StagedBlob;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;

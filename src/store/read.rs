@@ -14,7 +14,7 @@ use super::durable::sync_directory;
 use super::lock::Lock;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::oci::{Descriptor, Digest, Hasher, MAX_MANIFEST_SIZE, Manifest};
+use crate::oci::{Algorithm, Descriptor, Digest, Document, Hasher, MAX_MANIFEST_SIZE, Manifest};
 use crate::progress::Progress;
 use crate::storage::VerifyReader;
 
@@ -57,14 +57,27 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when it is absent, damaged, or not a manifest of that media type.
     pub fn manifest(&self, target: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
+        let bytes = self.manifest_bytes(target)?;
+        Ok((parse_manifest(target, &bytes)?, bytes))
+    }
+
+    /// The manifest or index `target`, of a model or not, with its exact, verified bytes.
+    ///
+    /// # Errors
+    /// As [`Store::manifest`].
+    pub fn document(&self, target: &Descriptor) -> Result<(Document, Vec<u8>)> {
+        let bytes = self.manifest_bytes(target)?;
+        Ok((Document::parse(&bytes, &target.media_type)?, bytes))
+    }
+
+    fn manifest_bytes(&self, target: &Descriptor) -> Result<Vec<u8>> {
         if target.size > MAX_MANIFEST_SIZE {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("The manifest `{}` is larger than 4 MiB", target.digest),
             ));
         }
-        let bytes = self.read_blob(target)?;
-        Ok((parse_manifest(target, &bytes)?, bytes))
+        self.read_blob(target)
     }
 
     /// The content of `target`, to be read to its end: the reader fails there when the bytes were
@@ -139,7 +152,7 @@ impl Store {
             Err(cause) => Err(failed("move aside", &from, cause)),
             Ok(()) => {
                 sync_directory(&aside)?;
-                sync_directory(&self.layout.blobs())?;
+                sync_directory(&self.layout.blobs_for(digest)?)?;
                 Ok(to)
             }
         }
@@ -160,10 +173,10 @@ impl Store {
         Ok(self.check(target, &Progress::silent())?.is_ok())
     }
 
-    /// Fails unless every blob of `manifest` is there, by size.
-    pub(super) fn require_blobs(&self, manifest: &Manifest, arriving: impl Fn(&Descriptor) -> bool) -> Result<()> {
-        for blob in manifest.blobs() {
-            if !arriving(blob) && !self.has_size(blob)? {
+    /// Fails unless every blob of `needed`, which a manifest names, is there, by size.
+    pub(super) fn require_blobs<'a>(&self, needed: impl IntoIterator<Item = &'a Descriptor>) -> Result<()> {
+        for blob in needed {
+            if !self.has_size(blob)? {
                 let message = format!("The manifest needs `{}`, which is not in the store", blob.digest);
                 return Err(Error::new(ErrorKind::NotFound, message).hint(REPAIR));
             }
@@ -201,7 +214,8 @@ pub(super) fn examine(path: &Path, target: &Descriptor, progress: &Progress) -> 
     if actual != target.size {
         return Ok(Err(Damage::Size { actual }));
     }
-    let (actual, seen) = hash(file, |bytes| progress.advance(bytes)).map_err(|cause| failed("read", path, cause))?;
+    let (actual, seen) = hash(file, target.digest.algorithm(), |bytes| progress.advance(bytes))
+        .map_err(|cause| failed("read", path, cause))?;
     Ok(if seen != target.size {
         Err(Damage::Size { actual: seen })
     } else if actual != target.digest {
@@ -231,8 +245,12 @@ fn open_regular(path: &Path) -> Result<Option<(File, u64)>> {
 }
 
 /// The digest and the length of all that `reader` gives.
-fn hash(mut reader: impl Read, mut advance: impl FnMut(u64)) -> io::Result<(Digest, u64)> {
-    let (mut hasher, mut seen, mut chunk) = (Hasher::default(), 0, vec![0; CHUNK]);
+pub(super) fn hash(
+    mut reader: impl Read,
+    algorithm: Algorithm,
+    mut advance: impl FnMut(u64),
+) -> io::Result<(Digest, u64)> {
+    let (mut hasher, mut seen, mut chunk) = (Hasher::new(algorithm), 0, vec![0; CHUNK]);
     loop {
         let read = match reader.read(&mut chunk) {
             Ok(0) => return Ok((hasher.finish(), seen)),

@@ -4,36 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde::{Deserialize, Serialize};
-
 use super::durable::{replace, sync_directory};
 use super::layout::INDEX_FILE;
 use super::lock::Lock;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
-use crate::oci::{Descriptor, MediaType, Reference};
-
-/// `index.json`, OCI image-spec v1.1.1, "OCI Image Index":
-/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-index.md>.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Index {
-    schema_version: u8,
-    #[serde(default = "index_type")]
-    media_type: MediaType,
-    pub(super) manifests: Vec<Descriptor>,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { schema_version: 2, media_type: index_type(), manifests: Vec::new() }
-    }
-}
-
-fn index_type() -> MediaType {
-    MediaType::OCI_INDEX
-}
+use crate::oci::{Descriptor, Index, MediaType, Reference};
 
 impl Store {
     /// Every name in the store, and the manifest it points at.
@@ -56,11 +33,8 @@ impl Store {
         if reference.tag().is_some() {
             return Ok(refs.remove(&name_of(reference)).filter(admitted));
         }
-        let same_repository = |name: &str| {
-            name.parse::<Reference>()
-                .is_ok_and(|named| (named.host(), named.path()) == (reference.host(), reference.path()))
-        };
-        Ok(refs.into_iter().find(|(name, target)| admitted(target) && same_repository(name)).map(|(_, target)| target))
+        let found = refs.into_iter().find(|(name, target)| admitted(target) && is_in_repository(name, reference));
+        Ok(found.map(|(_, target)| target))
     }
 
     /// Points `reference` at the stored manifest `target`, atomically and durably.
@@ -69,6 +43,16 @@ impl Store {
     /// [`ErrorKind::NotFound`] when the manifest is not stored, [`ErrorKind::Usage`] when `reference`
     /// pins another digest, [`ErrorKind::Store`] when the index cannot be written.
     pub fn set_ref(&self, reference: &Reference, target: &Descriptor) -> Result<()> {
+        self.set_ref_if(reference, target, || Ok(()))
+    }
+
+    /// As [`Store::set_ref`], when `holds` says so while nobody removes anything.
+    pub(super) fn set_ref_if(
+        &self,
+        reference: &Reference,
+        target: &Descriptor,
+        holds: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         reference.require_agreement(&target.digest)?;
         if !self.has_size(target)? {
             let message = format!("The manifest `{}` is not in the store", target.digest);
@@ -76,14 +60,16 @@ impl Store {
         }
         // Content that was found present may have got its name a moment ago, from a process that died
         // before its own fsync.
-        sync_directory(&self.layout.blobs())?;
+        for directory in self.layout.blob_directories() {
+            sync_directory(&directory)?;
+        }
         let name = name_of(reference);
         let mut entry = Descriptor { name: None, ..target.clone() };
         entry.annotations.insert(Descriptor::REF_NAME.to_owned(), name.clone());
         self.update_index(|index| {
             index.manifests.retain(|old| ref_name(old) != Some(&name));
             index.manifests.push(entry);
-            true
+            holds().map(|()| true)
         })
     }
 
@@ -98,12 +84,34 @@ impl Store {
         let mut removed = Vec::new();
         self.update_index(|index| {
             removed = index.manifests.extract_if(.., |old| meant(old)).collect();
-            !removed.is_empty()
+            Ok(!removed.is_empty())
         })?;
         Ok(removed.pop().map(|mut entry| {
             entry.annotations.remove(Descriptor::REF_NAME);
             entry
         }))
+    }
+
+    /// Removes every name that `reference` means: with a digest alone all names of that manifest in its
+    /// repository, else as [`Store::remove_ref`]. Says whether there was one.
+    ///
+    /// # Errors
+    /// As [`Store::remove_ref`].
+    pub fn remove_refs(&self, reference: &Reference) -> Result<bool> {
+        if reference.tag().is_some() {
+            return self.remove_ref(reference).map(|removed| removed.is_some());
+        }
+        let mut found = false;
+        self.update_index(|index| {
+            index.manifests.retain(|entry| {
+                let meant = reference.admits(&entry.digest)
+                    && ref_name(entry).is_some_and(|name| is_in_repository(name, reference));
+                found |= meant;
+                !meant
+            });
+            Ok(found)
+        })?;
+        Ok(found)
     }
 
     /// The index as it is on disk. One that is missing is damage, not an empty store: gc would sweep
@@ -123,15 +131,19 @@ impl Store {
     }
 
     /// Applies `change` to the index, and writes it when that says so.
-    fn update_index(&self, change: impl FnOnce(&mut Index) -> bool) -> Result<()> {
+    fn update_index(&self, change: impl FnOnce(&mut Index) -> Result<bool>) -> Result<()> {
         let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
         let mut index = self.index()?;
-        if !change(&mut index) {
+        if !change(&mut index)? {
             return Ok(());
         }
         index.manifests.sort_by(|left, right| ref_name(left).cmp(&ref_name(right)));
         replace(&self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
     }
+}
+
+fn is_in_repository(name: &str, reference: &Reference) -> bool {
+    name.parse::<Reference>().is_ok_and(|named| (named.host(), named.path()) == (reference.host(), reference.path()))
 }
 
 fn ref_name(entry: &Descriptor) -> Option<&String> {

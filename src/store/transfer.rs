@@ -10,11 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use super::durable::{BLOB_MODE, Draft, publish, publish_bytes};
-use super::read::parse_manifest;
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, Reference};
-use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Verifier};
+use crate::oci::{Descriptor, Digest, Document, Reference};
+use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Removal, Remove, Verifier};
 
 /// How much is read from a file at once.
 const CHUNK: usize = 256 << 10;
@@ -23,7 +22,10 @@ const WAITING: usize = 8;
 
 impl Store {
     /// Runs `work` where blocking is allowed.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store))
             .await
@@ -38,7 +40,8 @@ impl Store {
         while let Some(message) = arriving.blocking_recv() {
             let Some(bytes) = message else {
                 verifier.finish()?;
-                return publish(&self.layout.blobs(), [(draft.seal()?, expected.digest.hex())]);
+                let directory = self.layout.blobs_for(&expected.digest)?;
+                return publish(&directory, [(draft.seal()?, expected.digest.hex())]);
             };
             verifier.update(&bytes)?;
             draft.write_all(&bytes).map_err(|cause| failed("write", draft.path(), cause))?;
@@ -107,7 +110,7 @@ impl Refs for Store {
         let reference = reference.clone();
         self.blocking(move |store| {
             let Some(target) = store.find(&reference)? else { return Ok(None) };
-            let (_, bytes) = store.manifest(&target)?;
+            let (_, bytes) = store.document(&target)?;
             Ok(Some((target, bytes.into())))
         })
         .await
@@ -117,12 +120,13 @@ impl Refs for Store {
         let (reference, target, manifest) = (reference.clone(), target.clone(), manifest.clone());
         self.blocking(move |store| {
             Verifier::check(&target, &manifest)?;
-            store.require_blobs(&parse_manifest(&target, &manifest)?, |_| false)?;
+            let document = Document::parse(&manifest, &target.media_type)?;
+            store.require_blobs(document.needs())?;
             if !store.holds(&target)? {
-                let (ingest, blobs) = (store.layout.ingest(), store.layout.blobs());
+                let (ingest, blobs) = (store.layout.ingest(), store.layout.blobs_for(&target.digest)?);
                 publish_bytes(&ingest, &blobs, &target.digest.hex(), &manifest, BLOB_MODE)?;
             }
-            store.set_ref(&reference, &target)
+            store.set_ref_if(&reference, &target, || store.require_blobs(document.needs().chain([&target])))
         })
         .await
     }
@@ -139,8 +143,24 @@ impl Catalog for Store {
         .await
     }
 
-    async fn references(&self) -> Result<Vec<Reference>> {
-        // A name that another program wrote and kiln cannot parse cannot be asked for either.
-        self.blocking(|store| Ok(store.refs()?.keys().filter_map(|name| name.parse().ok()).collect())).await
+    async fn names(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        self.blocking(|store| {
+            let names = store.refs()?.into_iter();
+            // One that another program wrote and kiln cannot parse cannot be asked for either.
+            Ok(names.filter_map(|(name, target)| Some((name.parse().ok()?, target))).collect())
+        })
+        .await
+    }
+}
+
+impl Remove for Store {
+    async fn untag(&self, reference: &Reference) -> Result<bool> {
+        let reference = reference.clone();
+        self.blocking(move |store| store.remove_refs(&reference)).await
+    }
+
+    async fn remove(&self, digest: &Digest) -> Result<Removal> {
+        let digest = *digest;
+        self.blocking(move |store| store.remove_blob(&digest)).await
     }
 }

@@ -1,174 +1,76 @@
-//! What `kiln::serve` promises to a client of an OCI registry, asked over HTTP.
+//! What the server answers to each request, in memory.
 
-#![allow(clippy::unwrap_used)] // in functions that tests share
-
-use std::collections::BTreeMap;
-use std::future::pending;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
-use kiln::oci::{Descriptor, Digest, Reference};
+use bytes::Bytes;
+use kiln::oci::{Descriptor, Digest, MediaType, Reference};
 use kiln::serve::{ServeOptions, serve};
-use kiln::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Verifier};
+use kiln::storage::{ByteStream, Catalog, Fetch, Memory, Refs, Removal, Remove, Stage};
 use kiln::{Error, ErrorKind, Event, Progress, Result};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+use crate::served::{OCI, Served, header, manifest, refusal};
 
-/// A store in memory.
-#[derive(Default)]
-struct Shelf {
-    blobs: Mutex<BTreeMap<Digest, Bytes>>,
-    refs: Mutex<BTreeMap<Reference, Descriptor>>,
-    /// What every push answers, to see a store fail.
-    broken: bool,
-}
+/// A place that takes nothing, as one whose disk is full.
+struct Broken(Memory);
 
-impl Shelf {
-    fn get(&self, digest: &Digest) -> Option<Bytes> {
-        self.blobs.lock().unwrap().get(digest).cloned()
-    }
-
-    fn put(&self, bytes: impl Into<Bytes>) -> Digest {
-        let bytes = bytes.into();
-        let digest = Digest::of(&bytes);
-        self.blobs.lock().unwrap().insert(digest, bytes);
-        digest
-    }
-}
-
-impl Fetch for Shelf {
+impl Fetch for Broken {
     async fn exists(&self, target: &Descriptor) -> Result<bool> {
-        Ok(self.get(&target.digest).is_some())
+        self.0.exists(target).await
     }
 
     async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
-        Ok(self.get(&target.digest).map(|bytes| {
-            let parts = bytes.slice(from as usize..).chunks(1000).map(Bytes::copy_from_slice).collect::<Vec<_>>();
-            stream::iter(parts.into_iter().map(Ok)).boxed()
-        }))
+        self.0.fetch(target, from).await
     }
 }
 
-impl Push for Shelf {
-    async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
-        if self.broken {
-            return Err(Error::new(ErrorKind::Store, "Could not write: `/secret/place`"));
-        }
-        if self.exists(expected).await? {
-            return Ok(Pushed::AlreadyPresent);
-        }
-        let (mut verifier, mut bytes, mut stream) = (Verifier::new(expected), BytesMut::new(), body.open(0).await?);
-        while let Some(chunk) = stream.next().await.transpose()? {
-            verifier.update(&chunk)?;
-            bytes.extend_from_slice(&chunk);
-        }
-        verifier.finish()?;
-        self.put(bytes);
-        Ok(Pushed::Stored)
-    }
-}
-
-impl Refs for Shelf {
+impl Refs for Broken {
     async fn resolve(&self, reference: &Reference) -> Result<Option<(Descriptor, Bytes)>> {
-        let refs = self.refs.lock().unwrap();
-        let found = match reference.digest() {
-            None => refs.get(reference),
-            Some(digest) => refs.values().find(|target| target.digest == *digest),
-        };
-        Ok(found.map(|target| (target.clone(), self.get(&target.digest).unwrap())))
+        self.0.resolve(reference).await
     }
 
     async fn tag(&self, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
-        self.put(manifest.clone());
-        self.refs.lock().unwrap().insert(reference.clone(), target.clone());
-        Ok(())
+        self.0.tag(reference, target, manifest).await
     }
 }
 
-impl Catalog for Shelf {
+impl Catalog for Broken {
     async fn size_of(&self, digest: &Digest) -> Result<Option<u64>> {
-        Ok(self.get(digest).map(|bytes| bytes.len() as u64))
+        self.0.size_of(digest).await
     }
 
-    async fn references(&self) -> Result<Vec<Reference>> {
-        Ok(self.refs.lock().unwrap().keys().cloned().collect())
-    }
-}
-
-/// A served shelf and a client of it.
-struct Served {
-    shelf: Arc<Shelf>,
-    address: SocketAddr,
-    client: Client,
-}
-
-impl Served {
-    async fn start(shelf: Shelf, options: ServeOptions) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let (shelf, address) = (Arc::new(shelf), listener.local_addr().unwrap());
-        tokio::spawn(serve(Arc::clone(&shelf), listener, options, pending()));
-        // The second test to come here finds a provider installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().no_proxy().timeout(Duration::from_secs(20)).tls_certs_only([]);
-        Self { shelf, address, client: client.build().unwrap() }
-    }
-
-    async fn plain() -> Self {
-        Self::start(Shelf::default(), ServeOptions::default()).await
-    }
-
-    fn request(&self, method: &str, path: &str) -> RequestBuilder {
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        self.client.request(method, format!("http://{}{path}", self.address))
-    }
-
-    async fn ask(&self, method: &str, path: &str) -> Response {
-        self.request(method, path).send().await.unwrap()
-    }
-
-    async fn begin(&self) -> String {
-        let begun = self.ask("POST", "/v2/a/blobs/uploads/").await;
-        assert_eq!(begun.status(), StatusCode::ACCEPTED);
-        header(&begun, "location").to_owned()
-    }
-
-    async fn patch(&self, location: &str, range: &str, bytes: &'static str) -> Response {
-        self.request("PATCH", location).header("content-range", range).body(bytes).send().await.unwrap()
-    }
-
-    async fn put_manifest(&self, path: &str, media_type: &str, text: &str) -> Response {
-        self.request("PUT", path).header("content-type", media_type).body(text.to_owned()).send().await.unwrap()
+    async fn names(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        self.0.names().await
     }
 }
 
-fn header<'a>(response: &'a Response, name: &str) -> &'a str {
-    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+impl Stage for Broken {
+    type Staged = <Memory as Stage>::Staged;
+
+    async fn stage(&self) -> Result<Self::Staged> {
+        Err(Error::new(ErrorKind::Store, "Could not write: `/secret/place`"))
+    }
 }
 
-/// The status and the code of an error.
-async fn refusal(response: Response) -> (u16, String) {
-    let status = response.status().as_u16();
-    let body: serde_json::Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
-    (status, body["errors"][0]["code"].as_str().unwrap().to_owned())
-}
+impl Remove for Broken {
+    async fn untag(&self, reference: &Reference) -> Result<bool> {
+        self.0.untag(reference).await
+    }
 
-fn manifest(config: &Digest, size: usize) -> String {
-    let config = format!(r#"{{"mediaType":"application/json","digest":"{config}","size":{size}}}"#);
-    format!(r#"{{"schemaVersion":2,"mediaType":"{OCI}","config":{config},"layers":[]}}"#)
+    async fn remove(&self, digest: &Digest) -> Result<Removal> {
+        self.0.remove(digest).await
+    }
 }
 
 #[tokio::test]
 async fn a_blob_is_read_whole_and_in_parts() {
     let served = Served::plain().await;
     let bytes = (0..10_000).map(|at: u32| (at / 7) as u8).collect::<Vec<_>>();
-    let digest = served.shelf.put(bytes.clone());
+    let digest = served.put(bytes.clone());
     let path = format!("/v2/a/blobs/{digest}");
 
     let head = served.ask("HEAD", &path).await;
@@ -204,13 +106,13 @@ async fn a_blob_comes_in_one_piece() {
     let put = served.request("PUT", &format!("{location}?digest={digest}")).body("weights").send().await.unwrap();
     assert_eq!(put.status(), StatusCode::CREATED);
     assert_eq!(header(&put, "location"), format!("/v2/a/blobs/{digest}"));
-    assert_eq!(served.shelf.get(&digest).unwrap(), "weights");
+    assert_eq!(served.place.get(&digest).unwrap(), "weights");
     assert_eq!(refusal(served.ask("GET", &location).await).await.1, "BLOB_UPLOAD_UNKNOWN", "the session is over");
 
     let other = Digest::of(b"other");
     let post = |body| served.request("POST", &format!("/v2/a/blobs/uploads/?digest={other}")).body(body).send();
     assert_eq!(refusal(post("wrong").await.unwrap()).await, (400, "DIGEST_INVALID".to_owned()));
-    assert_eq!(served.shelf.get(&other), None);
+    assert_eq!(served.place.get(&other), None);
     assert_eq!(post("other").await.unwrap().status(), StatusCode::CREATED);
     assert_eq!(post("other").await.unwrap().status(), StatusCode::CREATED, "again");
     assert_eq!(refusal(post("wrong").await.unwrap()).await.1, "DIGEST_INVALID", "what is here hides nothing");
@@ -218,7 +120,7 @@ async fn a_blob_comes_in_one_piece() {
     let empty = Digest::of(b"");
     let put = served.ask("PUT", &format!("{}?digest={empty}", served.begin().await)).await;
     assert_eq!(put.status(), StatusCode::CREATED);
-    assert!(served.shelf.get(&empty).is_some());
+    assert!(served.place.get(&empty).is_some());
 }
 
 #[tokio::test]
@@ -241,7 +143,7 @@ async fn a_blob_comes_in_chunks() {
     let last = served.request("PUT", &format!("{location}?digest={}", Digest::of(b"weights")));
     let put = last.header("content-range", "4-6").body("hts").send().await.unwrap();
     assert_eq!(put.status(), StatusCode::CREATED);
-    assert_eq!(served.shelf.get(&Digest::of(b"weights")).unwrap(), "weights");
+    assert_eq!(served.place.get(&Digest::of(b"weights")).unwrap(), "weights");
 }
 
 #[tokio::test]
@@ -258,7 +160,7 @@ async fn an_upload_can_be_given_up() {
 
 #[tokio::test]
 async fn only_so_many_uploads_wait_at_once() {
-    let served = Served::start(Shelf::default(), ServeOptions { max_uploads: 1, ..ServeOptions::default() }).await;
+    let served = Served::start(Memory::new(), ServeOptions { max_uploads: 1, ..ServeOptions::default() }).await;
     let location = served.begin().await;
     let another = served.ask("POST", "/v2/a/blobs/uploads/").await;
     assert_eq!(refusal(another).await, (429, "TOOMANYREQUESTS".to_owned()));
@@ -300,7 +202,7 @@ async fn a_whole_blob_whose_connection_broke_leaves_nothing() {
     stream.shutdown().await.unwrap();
     let mut reply = String::new();
     tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut reply)).await.unwrap().unwrap();
-    assert_eq!(served.shelf.get(&digest), None);
+    assert_eq!(served.place.get(&digest), None);
     let put = served.request("PUT", &format!("{location}?digest={digest}")).body("weights").send().await.unwrap();
     assert_eq!(put.status(), StatusCode::CREATED, "the session is still there");
 }
@@ -308,7 +210,7 @@ async fn a_whole_blob_whose_connection_broke_leaves_nothing() {
 #[tokio::test]
 async fn a_blob_that_is_here_is_mounted() {
     let served = Served::plain().await;
-    let digest = served.shelf.put("weights");
+    let digest = served.put("weights");
     let mount = |digest| served.request("POST", &format!("/v2/b/blobs/uploads/?mount={digest}&from=a")).send();
     let mounted = mount(digest).await.unwrap();
     assert_eq!((mounted.status().as_u16(), header(&mounted, "location")), (201, &*format!("/v2/b/blobs/{digest}")));
@@ -333,7 +235,7 @@ async fn a_blob_can_be_announced_as_ollama_does() {
 #[tokio::test]
 async fn a_manifest_comes_after_its_blobs_and_goes_as_it_came() {
     let served = Served::plain().await;
-    let config = served.shelf.put("{}");
+    let config = served.put("{}");
     let good = manifest(&config, 2);
     let digest = Digest::of(good.as_bytes());
     for (path, media_type, text, expected) in [
@@ -349,7 +251,7 @@ async fn a_manifest_comes_after_its_blobs_and_goes_as_it_came() {
             refusal(served.put_manifest(&format!("/v2/a/manifests/{path}"), media_type, &text).await).await;
         assert_eq!((status, code.as_str()), expected, "{path}");
     }
-    assert!(served.shelf.refs.lock().unwrap().is_empty());
+    assert!(served.place.names().await.unwrap().is_empty());
 
     for name in ["v1".to_owned(), digest.to_string()] {
         let path = format!("/v2/team/model/manifests/{name}");
@@ -368,7 +270,7 @@ async fn a_manifest_comes_after_its_blobs_and_goes_as_it_came() {
 #[tokio::test]
 async fn tags_are_listed_in_pages() {
     let served = Served::plain().await;
-    let config = served.shelf.put("{}");
+    let config = served.put("{}");
     for name in ["a/manifests/v2", "a/manifests/v10", "a/manifests/V1", "a/b/manifests/x"] {
         let put = served.put_manifest(&format!("/v2/{name}"), OCI, &manifest(&config, 2)).await;
         assert_eq!(put.status(), StatusCode::CREATED);
@@ -390,13 +292,13 @@ async fn tags_are_listed_in_pages() {
 async fn what_is_not_offered_is_said_to_be_unsupported() {
     let served = Served::plain().await;
     assert_eq!(served.ask("GET", "/v2/").await.status(), StatusCode::OK);
-    let digest = served.shelf.put("{}");
+    let digest = served.put("{}");
     for (method, path, status, allow) in [
         ("DELETE", format!("/v2/a/manifests/{digest}"), 405, "GET, HEAD, PUT"),
         ("DELETE", format!("/v2/a/blobs/{digest}"), 405, "GET, HEAD"),
         ("GET", "/v2/a/blobs/uploads/".to_owned(), 405, "POST"),
-        ("GET", format!("/v2/a/referrers/{digest}"), 404, ""),
-        ("GET", "/v2/_catalog".to_owned(), 404, ""),
+        ("PUT", "/v2/_catalog".to_owned(), 405, "GET, HEAD"),
+        ("PUT", "/token".to_owned(), 405, "GET"),
         ("GET", "/".to_owned(), 404, ""),
     ] {
         let response = served.ask(method, &path).await;
@@ -408,8 +310,8 @@ async fn what_is_not_offered_is_said_to_be_unsupported() {
 
 #[tokio::test]
 async fn a_read_only_registry_is_only_read() {
-    let served = Served::start(Shelf::default(), ServeOptions { read_only: true, ..ServeOptions::default() }).await;
-    let digest = served.shelf.put("weights");
+    let served = Served::start(Memory::new(), ServeOptions { read_only: true, ..ServeOptions::default() }).await;
+    let digest = served.put("weights");
     assert_eq!(served.ask("GET", &format!("/v2/a/blobs/{digest}")).await.text().await.unwrap(), "weights");
     for (method, path) in [("POST", "/v2/a/blobs/uploads/"), ("PUT", "/v2/a/manifests/v1")] {
         assert_eq!(refusal(served.ask(method, path).await).await, (405, "UNSUPPORTED".to_owned()), "{method}");
@@ -418,7 +320,7 @@ async fn a_read_only_registry_is_only_read() {
 
 #[tokio::test]
 async fn a_failure_of_the_store_is_told_to_its_owner_only() {
-    let (notes, kept) = (Arc::new(Mutex::new(Vec::new())), Shelf { broken: true, ..Shelf::default() });
+    let (notes, kept) = (Arc::new(Mutex::new(Vec::new())), Broken(Memory::new()));
     let told = Arc::clone(&notes);
     let progress = Progress::new(move |event| {
         if let Event::Note { message } = event {
@@ -437,14 +339,14 @@ async fn a_failure_of_the_store_is_told_to_its_owner_only() {
 async fn a_shutdown_lets_a_download_end_but_not_forever() {
     // A reply larger than what the system buffers on its way to a client that does not read.
     for (reads, grace) in [(true, Duration::from_secs(20)), (false, Duration::from_millis(200))] {
-        let shelf = Arc::new(Shelf::default());
-        let digest = shelf.put(vec![7; 32 << 20]);
+        let place = Memory::new();
+        let digest = place.insert(MediaType::KILN_FILE, vec![7; 32 << 20]).digest;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { stopped.await.unwrap() };
         let options = ServeOptions { grace, ..ServeOptions::default() };
-        let server = tokio::spawn(serve(shelf, listener, options, shutdown));
+        let server = tokio::spawn(serve(Arc::new(place), listener, options, shutdown));
         let mut client = TcpStream::connect(address).await.unwrap();
         let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nhost: a\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
