@@ -57,7 +57,7 @@ pub struct Options {
     pub name: Reference,
     /// How far to go.
     pub level: Level,
-    /// The source for a rebuild, as [`Source::find`] takes it; `None` takes what the store remembers.
+    /// The source for a rebuild, as [`super::source::Source::find`] takes it; `None` takes what the store remembers.
     pub source: Option<PathBuf>,
     /// Where the source is looked for besides the store itself.
     pub places: Places,
