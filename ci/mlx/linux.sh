@@ -23,7 +23,7 @@ inputs=$(cat "$0" "$here/bindings.rs"; grep -A 3 '"mlx-sys"' Cargo.lock; rustc -
 if [ "$(cat "$out/made-from" 2>/dev/null)" = "$(sha256sum <<<"$inputs")" ]; then
     exit
 fi
-rm -f "$out/made-from"
+rm -rf "$out/made-from" "$out/wheel" "$out/c"
 
 python3 -m venv "$out/wheel"
 "$out/wheel/bin/pip" install --quiet --disable-pip-version-check --no-deps "mlx-cpu==$version"
@@ -40,8 +40,7 @@ if ! c++ -std=c++20 -fsyntax-only -x c++ - <<<'#include <format>' 2>/dev/null; t
     printf '%s\n' '#define FMT_HEADER_ONLY' '#include <fmt/format.h>' 'namespace std { using fmt::format; }' >"$out/format.h"
     flags+=(-include "$out/format.h")
 fi
-rm -rf "$out/c"
-mkdir -p "$out/c"
+mkdir "$out/c"
 printf '%s\n' array error ops stream string vector version |
     xargs -P "$(nproc)" -I{} c++ "${flags[@]}" -c "$mlx_c/mlx/c/{}.cpp" -o "$out/c/{}.o"
 ar rcs "$out/c/libmlxc.a" "$out"/c/*.o

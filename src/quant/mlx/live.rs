@@ -18,8 +18,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// What MLX said last about a call that failed.
 static REFUSAL: Mutex<String> = Mutex::new(String::new());
 
-/// MLX, ready to quantize on the CPU. There is one at a time in a process, and it stays on its thread: [`Mlx::start`]
-/// waits until it may be this one.
+/// MLX, ready to quantize on the CPU. There is one at a time in a process, and it stays on its thread.
 #[derive(Debug)]
 pub struct Mlx {
     stream: Stream,
@@ -27,7 +26,8 @@ pub struct Mlx {
 }
 
 impl Mlx {
-    /// Starts MLX on the CPU; the GPU need not give the same bytes.
+    /// Starts MLX on the CPU; the GPU need not give the same bytes. Waits until the last one is dropped, which a thread
+    /// that has it itself must have done before.
     ///
     /// # Errors
     /// [`ErrorKind::CouldNotCheck`] when it is of another version than [`MLX_VERSION`], or does not start.
