@@ -146,7 +146,7 @@ fn rename_text(name: &str, facts: &ModelFacts) -> Option<String> {
     let first_shared = facts.layers.map(|layers| layers.saturating_sub(facts.layers_sharing_keys));
     let contains = |fragments: &[&str]| fragments.iter().any(|fragment| name.contains(fragment));
     let is_shared = layer_number(name).zip(first_shared).is_some_and(|(layer, first)| layer >= first);
-    (!contains(&range) && !(is_shared && contains(&key_or_value))).then(|| name.to_owned())
+    (!(contains(&range) || is_shared && contains(&key_or_value))).then(|| name.to_owned())
 }
 
 fn choose(question: &Question<'_>) -> Option<Choice> {

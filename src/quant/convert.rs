@@ -75,12 +75,12 @@ mod tests {
 
     #[test]
     fn a_cast_rounds_once_and_keeps_the_sign_of_zero() {
-        let values = [1.0_f32, -0.0, 1.003_906_25, 65520.0, 1e-8];
+        let values = [1.0_f32, -0.0, 1.0 + 1.0 / 256.0, 65520.0, 1e-8];
         let mut bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(Step::Cast(Float::F16).apply(Float::F32, &mut bytes), Float::F16);
         let halves: Vec<u16> = bytes.as_chunks().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
         assert_eq!(halves, [0x3C00, 0x8000, 0x3C04, 0x7C00, 0]);
         assert_eq!(Step::Cast(Float::F32).apply(Float::F16, &mut bytes), Float::F32);
-        assert_eq!(f32::from_le_bytes(bytes[8..12].try_into().unwrap()), 1.003_906_25);
+        assert_eq!(f32::from_le_bytes(bytes[8..12].try_into().unwrap()), 1.0 + 1.0 / 256.0);
     }
 }
