@@ -27,6 +27,7 @@ Examples:
   kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
   kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
   kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
+  kiln create llama:hf ./Llama-3.1-8B --profile hf
   kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
   kiln create llama:bf16 meta-llama/Llama-3.1-8B
   kiln create llama:new ref:registry.example/team/llama:old
@@ -57,9 +58,9 @@ pub(super) struct Create {
     /// The runtime the layers are named for
     #[arg(long, value_name = "PROFILE", default_value = "ollama")]
     profile: Profile,
-    /// How the manifest is spelled
-    #[arg(long, value_name = "DIALECT", default_value = "ollama")]
-    dialect: Dialect,
+    /// How the manifest is spelled [default: ollama; modelpack for the other profiles]
+    #[arg(long, value_name = "DIALECT")]
+    dialect: Option<Dialect>,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -97,7 +98,8 @@ impl Create {
         let name = self.name.clone();
         let created = session
             .watched(move |session, progress| {
-                let options = create::Options { name: self.name, source, request, dialect: self.dialect, threads };
+                let dialect = self.dialect.unwrap_or_else(|| create::dialect_of(self.profile));
+                let options = create::Options { name: self.name, source, request, dialect, threads };
                 // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
                 let prepared = create::prepare(&options.source, options.request.clone(), threads, progress)?;
                 prepared.create(&session.open_store()?, &options, progress)

@@ -19,6 +19,8 @@ pub enum SourceKind {
     BlockFp8,
     /// Quantized by the tool or format named here.
     Prequantized(&'static str),
+    /// In files that are kept as they are, whatever they hold.
+    Files,
 }
 
 impl fmt::Display for SourceKind {
@@ -27,6 +29,7 @@ impl fmt::Display for SourceKind {
             Self::Float => f.write_str("float"),
             Self::BlockFp8 => f.write_str("block-fp8"),
             Self::Prequantized(by) => write!(f, "prequantized ({by})"),
+            Self::Files => f.write_str("files"),
         }
     }
 }

@@ -58,11 +58,12 @@ impl Inventory {
             .collect();
         let mut notes = checkpoint.notes().to_vec();
         let claim = Claim::of(&config, is_there(checkpoint, "hf_quant_config.json"));
-        let kind = kind::classify(&claim, &tensors)?;
+        let is_whole = checkpoint.is_whole();
+        let kind = if is_whole { SourceKind::Files } else { kind::classify(&claim, &tensors)? };
         if kind == SourceKind::Float && claim.is_made() {
             notes.push("The configuration claims that the weights are quantized, but none of them is".to_owned());
         }
-        if !config["auto_map"].is_null() {
+        if !config["auto_map"].is_null() && !is_whole {
             notes.push("The model brings code of its own (`auto_map`): it is neither run nor kept".to_owned());
         }
         let template = template(checkpoint)?;

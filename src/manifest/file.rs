@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Manifest};
 const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
 /// How the file of a layer with tensors ends.
-const SAFETENSORS: &str = ".safetensors";
+pub(super) const SAFETENSORS: &str = ".safetensors";
 /// How `oras` says that a layer is a directory in an archive.
 const UNPACK: &str = "io.deis.oras.content.unpack";
 
@@ -78,32 +78,42 @@ pub(super) fn name_of(content: Content, name: &str) -> String {
 /// The layers of `manifest` that have a name, in its order, each with the file it is in a directory.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Input`]: a name that is no safe path, two that are one file where case does not count, a
-/// layer that is an archive.
+/// As [`paths`]; also for a layer that is an archive.
 pub fn files(manifest: &Manifest) -> Result<Vec<(FilePath, &Descriptor)>> {
-    let mut files = Vec::new();
-    // Every file, and every folder with a slash, by what it is where case does not count.
-    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let mut named = Vec::new();
     for layer in &manifest.layers {
         let Some(name) = layer.layer_name() else { continue };
-        let name = name_of(Content::of(layer), name);
-        let path = FilePath::parse(&name)?;
         if is_archive(layer) {
-            return Err(Error::input(format!("The layer {} is an archive, and no file", quoted(&name)))
+            return Err(Error::input(format!("The layer {} is an archive, and no file", quoted(name)))
                 .hint("have the model pushed with a layer for each file"));
         }
+        named.push((name_of(Content::of(layer), name), layer));
+    }
+    let paths = paths(named.iter().map(|(name, _)| name.as_str()))?;
+    Ok(paths.into_iter().zip(named).map(|(path, (_, layer))| (path, layer)).collect())
+}
+
+/// The paths of files that are to lie in one directory, in their order.
+///
+/// # Errors
+/// [`crate::ErrorKind::Input`]: a name that is no [`FilePath`], two that are one file where case does not count.
+pub fn paths<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<FilePath>> {
+    // Every file, and every folder with a slash, by what it is where case does not count.
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let mut add = |name: &str| {
+        let path = FilePath::parse(name)?;
         for folder in path.folders() {
             let there = taken.entry(folder.to_lowercase()).or_insert_with(|| format!("{folder}/"));
             if there.strip_suffix('/') != Some(folder) {
-                return Err(one_file(there, &name));
+                return Err(one_file(there, name));
             }
         }
-        if let Some(there) = taken.insert(path.0.to_lowercase(), name.clone()) {
-            return Err(one_file(&there, &name));
+        match taken.insert(name.to_lowercase(), name.to_owned()) {
+            Some(there) => Err(one_file(&there, name)),
+            None => Ok(path),
         }
-        files.push((path, layer));
-    }
-    Ok(files)
+    };
+    names.into_iter().map(&mut add).collect()
 }
 
 /// The index of shards: for each tensor the file that has it, as `transformers` writes it but compact.

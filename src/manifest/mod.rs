@@ -8,7 +8,7 @@ mod ollama;
 
 use std::str::FromStr;
 
-pub use file::{FilePath, files, shard_index};
+pub use file::{FilePath, files, paths, shard_index};
 pub use lock::{EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use ollama::ModelConfig;
 
@@ -78,7 +78,7 @@ impl FromStr for Dialect {
 /// What a layer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A safetensors file with one tensor or one expert group.
+    /// A safetensors file: one tensor or one expert group, or in profile `hf` a file of the checkpoint.
     Tensors,
     /// A file of the checkpoint.
     File,
@@ -87,6 +87,11 @@ pub enum Content {
 }
 
 impl Content {
+    /// What a file of a checkpoint holds, by its name.
+    pub fn of_file(name: &str) -> Self {
+        if name.ends_with(file::SAFETENSORS) { Self::Tensors } else { Self::File }
+    }
+
     /// What `layer` holds, in either dialect.
     pub fn of(layer: &Descriptor) -> Self {
         if layer.media_type == MediaType::KILN_LOCK {

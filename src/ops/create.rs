@@ -1,5 +1,7 @@
 //! Creating a model: checkpoint, plan, blobs, store, manifest.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use super::parallel;
@@ -8,13 +10,13 @@ use super::source::Source;
 
 use crate::arch::OLDEST_RUNTIME;
 use crate::blobs::{self, Layout, SourceHashes};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::{Inventory, SourceKind};
 use crate::manifest::{
-    Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION,
+    Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION, paths,
 };
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
-use crate::plan::{Plan, PlannedBlob, PlannedTensor, Policy, Request};
+use crate::plan::{Plan, PlannedBlob, PlannedTensor, Policy, Profile, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
@@ -84,9 +86,22 @@ pub struct Prepared {
 /// # Errors
 /// As [`Source::open`]; [`crate::ErrorKind::Input`] for a checkpoint that cannot be imported.
 pub fn prepare(source: &Source, request: Request, threads: usize, progress: &Progress) -> Result<Prepared> {
-    let (checkpoint, published) = source.open(threads, progress)?;
+    let is_whole = request.profile == Profile::Hf;
+    let (checkpoint, published) = source.open(is_whole, threads, progress)?;
     let plan = Plan::new(&Inventory::of(&checkpoint)?, request)?;
+    if is_whole {
+        // What could not be laid out again is not taken in.
+        paths(plan.sidecars.iter().map(|sidecar| sidecar.name.as_str()))?;
+    }
     Ok(Prepared { checkpoint, plan, source: source.clone(), published })
+}
+
+/// The dialect that a profile's models are spelled in when nothing else is asked for.
+pub fn dialect_of(profile: Profile) -> Dialect {
+    match profile {
+        Profile::Ollama => Dialect::Ollama,
+        Profile::Mlx | Profile::Hf => Dialect::ModelPack,
+    }
 }
 
 /// Creates a model in `store`. Either everything is there afterwards, or nothing changed.
@@ -104,6 +119,10 @@ impl Prepared {
     /// As [`create`].
     pub fn create(&self, store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
         let Self { checkpoint, plan, source, published } = self;
+        if (plan.request.profile, options.dialect) == (Profile::Hf, Dialect::Ollama) {
+            return Err(Error::new(ErrorKind::Usage, "Ollama does not load the files of profile `hf`")
+                .hint("name another dialect, or leave `--dialect` out"));
+        }
         plan.notes.iter().for_each(|note| progress.note(note));
         let import = store.begin_import()?;
         let built = build(checkpoint, plan, options.dialect, options.threads, &import, progress)?;
@@ -149,11 +168,12 @@ pub(super) fn build(
     import: &Import<'_>,
     progress: &Progress,
 ) -> Result<Built> {
-    let tensors = plan.blobs.iter().flat_map(|blob| &blob.tensors);
+    let tensors = plan.blobs.iter().flat_map(|blob| &blob.tensors).map(PlannedTensor::source_bytes);
+    let files = plan.sidecars.iter().map(|sidecar| sidecar.size);
     progress.report(Event::Started {
         task: "create",
-        blobs: plan.blobs.len() as u64,
-        bytes: tensors.map(PlannedTensor::source_bytes).sum(),
+        blobs: (plan.blobs.len() + plan.sidecars.len()) as u64,
+        bytes: tensors.chain(files).sum(),
     });
     let written = write_blobs(checkpoint, plan, threads, import, progress)?;
     let mut layers = Vec::new();
@@ -162,13 +182,15 @@ pub(super) fn build(
         layers.push(dialect.layer(Content::Tensors, &blob.name, descriptor));
         locked.extend(blob.tensors.iter().zip(hashes).map(|(tensor, hashes)| lock_tensor(&blob.name, tensor, &hashes)));
     }
-    for sidecar in &plan.sidecars {
-        let descriptor = match &sidecar.made {
-            Some(bytes) => import.stage_bytes(MediaType::KILN_FILE, bytes)?,
-            None => import.stage_bytes(MediaType::KILN_FILE, &checkpoint.read_sidecar(&sidecar.name)?)?,
-        };
-        layers.push(dialect.layer(Content::File, &sidecar.name, descriptor));
-    }
+    layers.extend(parallel::each(&plan.sidecars, threads, |file| {
+        let (descriptor, ()) = staged(&file.name, import, progress, |sink| match &file.made {
+            Some(bytes) => sink
+                .write_all(bytes)
+                .map_err(|cause| Error::new(ErrorKind::Store, "Could not write to the store").caused_by(cause)),
+            None => checkpoint.copy_sidecar(&file.name, sink, progress),
+        })?;
+        Ok(dialect.layer(Content::of_file(&file.name), &file.name, descriptor))
+    })?);
     checkpoint.check_unchanged()?;
     let lock = import.stage_bytes(MediaType::KILN_LOCK, &lock(plan, locked).to_bytes())?;
     layers.push(dialect.layer(Content::Lock, Lock::NAME, lock));
@@ -197,17 +219,24 @@ fn write_blobs(
         .sort_by_key(|(_, blob)| std::cmp::Reverse(blob.tensors.iter().map(PlannedTensor::source_bytes).sum::<u64>()));
     let mut written = parallel::each(&largest_first, threads, |(index, blob)| {
         let (descriptor, hashes) =
-            import.stage(MediaType::OLLAMA_TENSOR, |sink| blobs::write(blob, checkpoint, sink, progress))?;
-        progress.report(Event::Blob {
-            name: blob.name.clone(),
-            digest: descriptor.digest,
-            size: descriptor.size,
-            outcome: "written",
-        });
+            staged(&blob.name, import, progress, |sink| blobs::write(blob, checkpoint, sink, progress))?;
         Ok((*index, descriptor, hashes))
     })?;
     written.sort_unstable_by_key(|(index, ..)| *index);
     Ok(written.into_iter().map(|(_, descriptor, hashes)| (descriptor, hashes)).collect())
+}
+
+/// Stages the content of the layer `name`, which its dialect gives a media type later.
+fn staged<T>(
+    name: &str,
+    import: &Import<'_>,
+    progress: &Progress,
+    write: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<(Descriptor, T)> {
+    let (descriptor, written) = import.stage(MediaType::KILN_FILE, write)?;
+    let Descriptor { digest, size, .. } = descriptor;
+    progress.report(Event::Blob { name: name.to_owned(), digest, size, outcome: "written" });
+    Ok((descriptor, written))
 }
 
 fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> LockedTensor {

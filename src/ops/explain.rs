@@ -178,7 +178,12 @@ fn form_cause((ours, theirs): (Option<&LockedTensor>, Option<&LockedTensor>)) ->
 }
 
 fn value_cause(locked: (Option<&LockedTensor>, Option<&LockedTensor>)) -> String {
-    let (Some(ours), Some(theirs)) = locked else { return "the lock does not name it".to_owned() };
+    let (ours, theirs) = match locked {
+        (Some(ours), Some(theirs)) => (ours, theirs),
+        // Profile `hf` locks no tensors.
+        (None, None) => return "the source has another version of this file".to_owned(),
+        _ => return "the lock does not name it".to_owned(),
+    };
     let hashed = |tensor: &LockedTensor| tensor.sources.iter().all(|source| source.blake3.is_some());
     if ours.scheme != theirs.scheme {
         form_cause(locked)

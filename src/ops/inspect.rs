@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
+use crate::plan::Profile;
 use crate::source::safetensors::{Header, data_start, parse_header};
 use crate::store::Store;
 
@@ -113,7 +114,9 @@ pub(super) fn require(store: &Store, name: &Reference) -> Result<Descriptor> {
 pub fn show(store: &Store, name: &Reference) -> Result<Shown> {
     let (target, manifest) = find(store, name)?;
     let lock = lock(store, &manifest)?;
+    let are_files = lock.as_ref().is_some_and(|lock| lock.profile == Profile::Hf.name());
     let tensors = match &lock {
+        Some(_) if are_files => from_headers(store, &manifest)?,
         Some(lock) => lock.tensors.iter().map(from_lock).collect(),
         None => from_headers(store, &manifest)?,
     };
@@ -125,7 +128,10 @@ pub fn show(store: &Store, name: &Reference) -> Result<Shown> {
         layers: manifest
             .layers
             .into_iter()
-            .map(|descriptor| ShownLayer { name: layer_name(&descriptor), descriptor })
+            .map(|descriptor| {
+                let name = descriptor.layer_name().filter(|_| are_files).map(str::to_owned);
+                ShownLayer { name: name.unwrap_or_else(|| layer_name(&descriptor)), descriptor }
+            })
             .collect(),
         tensors,
     })

@@ -116,14 +116,19 @@ impl Source {
     }
 
     /// Opens it as a checkpoint, and gives the manifest of a model that was published already. `threads` hash
-    /// its layers.
+    /// its layers. With `is_whole` it is opened with every file it has, which only a directory can be.
     ///
     /// # Errors
     /// [`ErrorKind::Input`] when it is not a checkpoint that can be imported, [`ErrorKind::Corrupt`] when a
     /// layer has other bytes than its digest promises, [`ErrorKind::NotFound`] when it has to be pulled first.
-    pub fn open(&self, threads: usize, progress: &Progress) -> Result<(Checkpoint, Option<Manifest>)> {
+    pub fn open(&self, is_whole: bool, threads: usize, progress: &Progress) -> Result<(Checkpoint, Option<Manifest>)> {
         let (manifest, checkpoint) = match self {
+            Self::Directory(root) if is_whole => return Ok((Checkpoint::open_whole(root)?, None)),
             Self::Directory(root) => return Ok((Checkpoint::open(root)?, None)),
+            Self::Model { .. } | Self::Ollama { .. } if is_whole => {
+                return Err(Error::input(format!("`{self}` is no directory whose files could be kept as they are"))
+                    .hint("`kiln checkout` makes one of a model in the store"));
+            }
             Self::Registry(name) => {
                 return Err(Error::new(ErrorKind::NotFound, format!("`{name}` is not in the store"))
                     .hint(format!("kiln pull {name}")));

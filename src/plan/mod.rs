@@ -2,6 +2,7 @@
 //! family and what the user asked; nothing downstream decides anything.
 
 mod config;
+mod files;
 mod group;
 mod layout;
 mod mlx;
@@ -200,11 +201,14 @@ impl Plan {
     ///
     /// # Errors
     /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
-    /// missing or odd, or when config and tensors disagree.
+    /// missing or odd, or when config and tensors disagree. [`ErrorKind::Usage`] when profile `hf` is to quantize.
     pub fn new(inventory: &Inventory, request: Request) -> Result<Self> {
+        if (request.profile == Profile::Hf) != (inventory.kind == SourceKind::Files) {
+            let message = format!("The checkpoint was not opened for the profile `{}`", request.profile);
+            return Err(Error::new(ErrorKind::Unexpected, message));
+        }
         if request.profile == Profile::Hf {
-            let message = format!("Layers for the profile `{}` are not supported", request.profile);
-            return Err(Error::input(message).hint("leave `--profile` out"));
+            return files::plan(inventory, request);
         }
         if matches!(inventory.kind, SourceKind::Prequantized(_)) {
             return Err(Error::input(format!("Importing a checkpoint of kind `{}` is not supported", inventory.kind))

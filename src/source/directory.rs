@@ -12,6 +12,10 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 /// The shard index's name.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+/// The layer that kiln adds, which other clients lay out as a file.
+const LOCK: &str = "kiln.lock";
+/// How many files a checkpoint may have that is kept whole.
+const MAX_FILES: usize = 10_000;
 
 /// What people name instead of a checkpoint: how its files are called, what it is, what to do.
 type Instead = (fn(&str) -> bool, &'static str, &'static str);
@@ -62,6 +66,33 @@ pub(super) struct Listing {
 }
 
 impl Listing {
+    /// The files in `root` and in its folders, as paths below it: what a checkpoint has that is no trace of the tools
+    /// that fetched or ran it, which are hidden, or called `__pycache__`. Folders that are links are not entered.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`]: a folder cannot be read, a name cannot be used, too many files.
+    pub(super) fn tree(root: &Path) -> Result<BTreeSet<String>> {
+        let mut files = BTreeSet::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            let listing = Self::of(&root.join(&folder))?;
+            if let Some(name) = listing.unusable.first() {
+                return Err(Error::input(format!("{name} is not a usable file name"))
+                    .hint("rename it, or move it out of the directory"));
+            }
+            files.extend(listing.files.iter().map(|name| format!("{folder}{name}")));
+            if files.len() > MAX_FILES {
+                return Err(Error::input(format!("`{}` has more than {MAX_FILES} files", root.display())));
+            }
+            let inner = listing.folders.iter().filter(|name| *name != "__pycache__");
+            let inner = inner.filter(|name| !root.join(&folder).join(name).is_symlink());
+            folders.extend(inner.map(|name| format!("{folder}{name}/")));
+        }
+        // What kiln keeps beside a model is none of its files.
+        files.remove(LOCK);
+        Ok(files)
+    }
+
     /// Lists `root`.
     ///
     /// # Errors

@@ -117,6 +117,25 @@ impl Opened {
         })
     }
 
+    /// Gives all bytes to `take`, in order and in pieces of at most 1 MiB.
+    ///
+    /// # Errors
+    /// That of `take`; [`ErrorKind::Input`]: changed since it was opened first, or it cannot be read.
+    pub(super) fn each_chunk(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        let again = if self.file.is_none() { Some(Self::open(self.path.clone(), &self.name)?) } else { None };
+        let file = again.as_ref().unwrap_or(self);
+        let mut chunk = vec![0; self.size().min(CHUNK) as usize];
+        let mut done = 0;
+        while done < self.size() {
+            let chunk = &mut chunk[..(self.size() - done).min(CHUNK) as usize];
+            file.read_at(done, chunk)?;
+            take(chunk)?;
+            done += chunk.len() as u64;
+        }
+        self.check_unchanged()
+    }
+
     /// The whole file, unless it is larger than `limit` bytes.
     ///
     /// # Errors

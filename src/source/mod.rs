@@ -12,7 +12,8 @@ mod hub;
 mod index;
 pub mod safetensors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -24,6 +25,7 @@ pub use hub::{hub_snapshot, is_repository};
 pub use index::{Index, parse_index};
 
 use crate::error::{self, Error, ErrorKind, Result, quoted};
+use crate::progress::Progress;
 use directory::{INDEX, Listing};
 use files::Opened;
 
@@ -65,7 +67,7 @@ impl TensorInfo {
 /// A file beside the weights that is kept byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
-    /// Its file name, without any folder.
+    /// Its file name; in a checkpoint that was opened whole, its path below the directory, with `/`.
     pub name: String,
     /// Its size in bytes when the checkpoint was opened.
     pub size: u64,
@@ -84,6 +86,7 @@ pub struct Checkpoint {
     shards: Vec<Opened>,
     /// How many bytes the headers of the shards have together.
     headers: u64,
+    is_whole: bool,
     notes: Vec<String>,
 }
 
@@ -95,6 +98,21 @@ impl Checkpoint {
     /// [`ErrorKind::NotFound`] when there is no such directory, [`ErrorKind::Input`]
     /// for everything that is damaged, ambiguous or not a checkpoint, naming the file or tensor.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_as(root, false)
+    }
+
+    /// As [`Checkpoint::open`], with every file of the directory and its folders as a sidecar, of any size: weights
+    /// and their index, documents, code, whatever a runtime may want. Left out are hidden files, `__pycache__`,
+    /// `kiln.lock`, and folders that are links.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; also for a safetensors file that is none of the shards and damaged, and for a name
+    /// that cannot be used.
+    pub fn open_whole(root: &Path) -> Result<Self> {
+        Self::open_as(root, true)
+    }
+
+    fn open_as(root: &Path, is_whole: bool) -> Result<Self> {
         let root = directory::resolve(root)?;
         let listing = Listing::of(&root)?;
         let index = if listing.files.contains(INDEX) { Some(open_index(&root)?) } else { None };
@@ -105,14 +123,20 @@ impl Checkpoint {
         if names.len() > MAX_SHARDS {
             return Err(Error::input(format!("The checkpoint has {} shards, more than {MAX_SHARDS}", names.len())));
         }
-        let mut checkpoint = Self::new(root, notes(&listing, &names));
-        for name in listing.sidecars() {
+        let mut checkpoint = Self::new(root, if is_whole { Vec::new() } else { notes(&listing, &names) });
+        checkpoint.is_whole = is_whole;
+        let files = if is_whole { Listing::tree(&checkpoint.root)? } else { BTreeSet::new() };
+        let files = files.iter().map(String::as_str).chain(listing.sidecars().filter(|_| !is_whole));
+        for name in files {
             directory::check_inside(&checkpoint.root, name)?;
             checkpoint.add_sidecar(Opened::at(checkpoint.root.join(name), name)?)?;
         }
         checkpoint.config = checkpoint.read_config()?;
         for name in &names {
             checkpoint.add_shard(Opened::open(checkpoint.root.join(name), name)?)?;
+        }
+        if is_whole {
+            checkpoint.check_other_weights(&names)?;
         }
         checkpoint.require_tensors()?;
         if let Some((file, index)) = index {
@@ -132,6 +156,7 @@ impl Checkpoint {
             index: None,
             shards: Vec::new(),
             headers: 0,
+            is_whole: false,
             notes,
         }
     }
@@ -145,6 +170,11 @@ impl Checkpoint {
     /// The parsed `config.json`: an object. A bare `NaN` or `Infinity` in it is null here.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Whether the sidecars are all files there are: [`Checkpoint::open_whole`].
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// All tensors by name; at least one.
@@ -190,6 +220,19 @@ impl Checkpoint {
         self.sidecar(name)?.read(MAX_SIDECAR)
     }
 
+    /// Writes the exact bytes of a sidecar to `sink`, of any size in bounded memory, and reports them to `progress`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_sidecar`]; [`ErrorKind::Store`] when `sink` does not take them.
+    pub fn copy_sidecar(&self, name: &str, sink: &mut dyn Write, progress: &Progress) -> Result<()> {
+        self.sidecar(name)?.each_chunk(|chunk| {
+            progress.advance(chunk.len() as u64);
+            sink.write_all(chunk).map_err(|cause| {
+                Error::new(ErrorKind::Store, format!("Could not write {}", quoted(name))).caused_by(cause)
+            })
+        })
+    }
+
     /// The value of a sidecar that is JSON, read as leniently as [`parse_config`] reads.
     ///
     /// # Errors
@@ -214,7 +257,7 @@ impl Checkpoint {
     fn add_sidecar(&mut self, file: Opened) -> Result<()> {
         let (name, size) = (file.name(), file.size());
         // Found out now rather than when the weights are quantized.
-        if size > MAX_SIDECAR {
+        if size > MAX_SIDECAR && !self.is_whole {
             let message = format!("{} has {size} bytes, more than the {MAX_SIDECAR} allowed", quoted(name));
             return Err(Error::input(message).hint("move it out of the directory if the model does not need it"));
         }
@@ -227,6 +270,14 @@ impl Checkpoint {
         let at = self.sidecars.binary_search_by(|sidecar| sidecar.name.as_str().cmp(name));
         at.map(|at| &self.sidecar_files[at])
             .map_err(|_| Error::new(ErrorKind::NotFound, format!("There is no sidecar {}", quoted(name))))
+    }
+
+    /// Parses the headers of the safetensors files that are none of the shards.
+    fn check_other_weights(&self, shards: &[&str]) -> Result<()> {
+        let others = self.sidecar_files.iter().filter(|file| directory::is_weights(file.name()));
+        others
+            .filter(|file| !shards.contains(&file.name()))
+            .try_for_each(|file| read_header(file, MAX_HEADERS).map(drop))
     }
 
     fn read_config(&self) -> Result<Value> {
@@ -315,18 +366,10 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`read_file`], and when the file was changed meanwhile.
 pub fn each_chunk(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
-    const CHUNK: u64 = 1 << 20;
-    let file = Opened::open(path.to_owned(), &path.to_string_lossy())?;
-    let mut chunk = vec![0; file.size().min(CHUNK) as usize];
-    let mut done = 0;
-    while done < file.size() {
-        let length = (file.size() - done).min(CHUNK);
-        let chunk = &mut chunk[..length as usize];
-        file.read_at(done, chunk)?;
+    Opened::open(path.to_owned(), &path.to_string_lossy())?.each_chunk(|chunk| {
         take(chunk);
-        done += length;
-    }
-    file.check_unchanged()
+        Ok(())
+    })
 }
 
 fn open_index(root: &Path) -> Result<(Opened, Index)> {

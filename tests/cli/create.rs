@@ -26,8 +26,8 @@ fn help_says_what_it_takes() {
                                 mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
           --profile <PROFILE>   The runtime the layers are named for [default: ollama] [possible values:
                                 ollama, mlx, hf]
-          --dialect <DIALECT>   How the manifest is spelled [default: ollama] [possible values: ollama,
-                                modelpack]
+          --dialect <DIALECT>   How the manifest is spelled [default: ollama; modelpack for the other
+                                profiles] [possible values: ollama, modelpack]
           --dry-run             Print what would be written, and write nothing
       -h, --help                Print help (see more with '--help')
 
@@ -44,6 +44,7 @@ fn help_says_what_it_takes() {
       kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
       kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
       kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
+      kiln create llama:hf ./Llama-3.1-8B --profile hf
       kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
       kiln create llama:bf16 meta-llama/Llama-3.1-8B
       kiln create llama:new ref:registry.example/team/llama:old
@@ -129,7 +130,7 @@ fn a_checkpoint_becomes_a_model() {
     --- stdout ---
     created demo:int4 sha256:[DIGEST] (21 layers, [SIZE]; [SIZE] written)
     --- stderr ---
-    create: 13 blobs, [SIZE]
+    create: 20 blobs, [SIZE]
     ");
     assert_snapshot!(place.kiln("list"), @r"
     exit: 0
@@ -165,7 +166,7 @@ fn json_ends_with_what_was_created() {
     assert_eq!(created["digest"], place.digest("show demo:int4"));
     assert_eq!(run.stderr, "");
     let events: Vec<Value> = run.objects().into_iter().map(|object| object["event"].clone()).collect();
-    assert_eq!(events.iter().filter(|event| **event == "blob").count(), 13);
+    assert_eq!(events.iter().filter(|event| **event == "blob").count(), 20);
     let only = place.kiln("create demo:int4 checkpoint --quantize int4 --json --progress off");
     assert_eq!(only.objects().len(), 1, "{only}");
     assert_eq!(only.last_object()["bytesWritten"], 0);
@@ -368,7 +369,7 @@ fn an_interrupted_create_leaves_the_store_sound() {
     file.set_len(8 + header.len() as u64 + (4 << 27)).unwrap();
 
     let mut running = place.start(&mut place.command("create large large --quantize int4 --threads 1 --json"));
-    running.line(r#"{"blobs":4,"#);
+    running.line(r#"{"blobs":5,"#);
     running.signal("INT");
     let run = running.wait();
     run.expect(130);

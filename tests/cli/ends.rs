@@ -150,5 +150,5 @@ fn quiet_says_nothing_but_the_result() {
     assert_eq!(run.expect(0).stderr, "");
     assert_eq!(run.stdout.lines().count(), 1);
     let loud = place.kiln("create demo:int4 checkpoint --quantize int4 --verbose");
-    assert_eq!(loud.expect(0).stderr.lines().filter(|line| line.starts_with("written ")).count(), 13, "{loud}");
+    assert_eq!(loud.expect(0).stderr.lines().filter(|line| line.starts_with("written ")).count(), 20, "{loud}");
 }

@@ -152,7 +152,7 @@ fn the_report_says_which_layers_moved_and_which_stayed() {
     new     kiln.lock                      3571
     --- stderr ---
     check: 20 blobs, [SIZE]
-    create: 13 blobs, [SIZE]
+    create: 18 blobs, [SIZE]
     ");
     let all = place.kiln("create new ref:old --verbose");
     assert!(all.stdout.contains("\nstayed  config.json"), "{all}");

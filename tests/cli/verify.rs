@@ -83,7 +83,7 @@ fn a_sound_model_is_checked_as_far_as_asked() {
     result: ok
     --- stderr ---
     verify: 22 blobs, [SIZE]
-    create: 13 blobs, [SIZE]
+    create: 20 blobs, [SIZE]
     ");
     let verified = verdict(place.kiln("verify demo:int4 --json").expect(0));
     assert_eq!(verified["result"], "ok");
