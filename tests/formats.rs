@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use kiln::Progress;
+use kiln::arch::FAMILIES;
 use kiln::manifest::{Dialect, layer_name};
 use kiln::oci::{Descriptor, Manifest, Reference};
 use kiln::ops::create::{Options, create};
@@ -154,6 +155,19 @@ fn families() -> String {
     out
 }
 
+fn mlx_models() -> String {
+    let mut out = "| family | `model_type` | decoder | 8 bits | type kept |\n|---|---|---|---|---|\n".to_owned();
+    let code = |texts: &[&str]| {
+        let texts: Vec<String> = texts.iter().map(|text| format!("`{text}`")).collect();
+        if texts.is_empty() { "–".to_owned() } else { texts.join(", ") }
+    };
+    for (family, model) in FAMILIES.iter().flat_map(|family| family.mlx.iter().map(|model| (family.name, model))) {
+        let [types, eight, kept] = [model.model_types, model.eight_bits, model.keep_type].map(code);
+        writeln!(out, "| {family} | {types} | `{}` | {eight} | {kept} |", model.base).unwrap();
+    }
+    out
+}
+
 fn schemes() -> String {
     let mut out =
         "| scheme | mode | group | bits | a row of 256 bf16 values becomes |\n|---|---|---|---|---|\n".to_owned();
@@ -190,6 +204,7 @@ fn blocks() -> BTreeMap<&'static str, String> {
         ("hexdump", fenced("text", &dump)),
         ("mixed header", fenced("json", &by_array(header(&experts).0))),
         ("families", families()),
+        ("mlx", mlx_models()),
         ("recipe", fenced("toml", &Recipe::text("mixed-3-6").unwrap())),
         ("schemes", schemes()),
         ("order", fenced("text", &order.join("\n"))),

@@ -1,7 +1,7 @@
 //! The digests that kiln promises: each checkpoint and scheme has one manifest digest, on every machine,
 //! with every thread count, however the source was sharded and wherever it lay.
 //!
-//! `tests/golden/manifests.txt` is the record. A change that moves any output byte must raise
+//! `tests/golden/manifests.txt` is the record, and `tests/golden/mlx.txt` that of profile `mlx`. A change that moves any output byte must raise
 //! `manifest::EPOCH`; `KILN_BLESS=1 cargo test --test golden` then writes the new record.
 
 #![allow(clippy::unwrap_used)] // in functions that tests share
@@ -54,12 +54,16 @@ impl Fresh {
 
     /// `scheme` is that of a quantization, the name of a recipe, or `none`.
     fn create(&self, source: &Path, scheme: &str, threads: usize) -> kiln::Result<Created> {
+        self.create_for(Profile::Ollama, source, scheme, threads)
+    }
+
+    fn create_for(&self, profile: Profile, source: &Path, scheme: &str, threads: usize) -> kiln::Result<Created> {
         let recipe = Recipe::built_in(scheme)?;
         let scheme = (recipe.is_none() && scheme != "none").then(|| scheme.parse().unwrap());
         let options = Options {
             name: "model:golden".parse().unwrap(),
             source: source.to_owned().into(),
-            request: Request::new(Profile::Ollama, scheme, recipe)?,
+            request: Request::new(profile, scheme, recipe)?,
             dialect: Dialect::Ollama,
             threads,
         };
@@ -77,6 +81,35 @@ impl Fresh {
     }
 }
 
+/// Holds `table` against a record in `tests/golden/`.
+fn assert_golden(record: &str, table: &str) {
+    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(record);
+    if std::env::var_os("KILN_BLESS").is_some() {
+        fs::write(&record, table).unwrap();
+    }
+    let golden = fs::read_to_string(&record).unwrap();
+    for (line, expected) in table.lines().zip(golden.lines()) {
+        assert_eq!(line, expected);
+    }
+    assert_eq!(table, golden);
+}
+
+/// What mlx-lm does not load is refused, for the reason in the record.
+#[test]
+fn so_has_every_checkpoint_in_profile_mlx() {
+    let mut table = String::new();
+    for name in checkpoints() {
+        let fresh = Fresh::new();
+        for scheme in ["none", "int4", "nvfp4"] {
+            let created = fresh.create_for(Profile::Mlx, &checkpoint(&name), scheme, 2);
+            let outcome =
+                created.map_or_else(|error| format!("refused: {error}"), |created| created.digest.to_string());
+            writeln!(table, "{name} {scheme} {outcome}").unwrap();
+        }
+    }
+    assert_golden("mlx.txt", &table);
+}
+
 #[test]
 fn every_checkpoint_and_scheme_has_its_golden_digest() {
     let mut table = String::new();
@@ -91,15 +124,7 @@ fn every_checkpoint_and_scheme_has_its_golden_digest() {
         let created = Fresh::new().create(&checkpoint(name), recipe, 2).unwrap();
         writeln!(table, "{name} {recipe} {}", created.digest).unwrap();
     }
-    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifests.txt");
-    if std::env::var_os("KILN_BLESS").is_some() {
-        fs::write(&record, &table).unwrap();
-    }
-    let golden = fs::read_to_string(&record).unwrap();
-    for (line, expected) in table.lines().zip(golden.lines()) {
-        assert_eq!(line, expected);
-    }
-    assert_eq!(table, golden);
+    assert_golden("manifests.txt", &table);
 }
 
 /// The same tensors in other shards: `groups` files of another name, dealt out in turn.
@@ -143,12 +168,17 @@ fn threads_shards_names_and_places_do_not_show() {
             reshard(&source, elsewhere.path(), groups);
             elsewhere
         });
-        for scheme in SCHEMES {
-            let expected = Fresh::new().create(&source, scheme, 1).unwrap().digest;
-            assert_eq!(Fresh::new().create(&source, scheme, 7).unwrap().digest, expected, "{name} {scheme}: threads");
+        for (profile, scheme) in
+            SCHEMES.map(|scheme| (Profile::Ollama, scheme)).into_iter().chain([(Profile::Mlx, "int4")])
+        {
+            let create = |source: &Path, threads| Fresh::new().create_for(profile, source, scheme, threads);
+            let Ok(expected) = create(&source, 1).map(|created| created.digest) else {
+                assert_eq!(profile, Profile::Mlx, "{name} {scheme}");
+                continue;
+            };
+            assert_eq!(create(&source, 7).unwrap().digest, expected, "{name} {scheme}: threads");
             for copy in &copies {
-                let again = Fresh::new().create(copy.path(), scheme, 3).unwrap().digest;
-                assert_eq!(again, expected, "{name} {scheme}: shards");
+                assert_eq!(create(copy.path(), 3).unwrap().digest, expected, "{name} {scheme}: shards");
             }
         }
     }

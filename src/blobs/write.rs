@@ -369,3 +369,46 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whichever tensor a part belongs to, and whether a tensor's parts come one after another or all at once.
+        #[test]
+        fn parts_are_written_in_the_order_of_their_places(
+            owners in prop::collection::vec(0_usize..4, 1..12),
+            lengths in prop::collection::vec(0_usize..5, 12),
+            at_once in prop::collection::vec(any::<bool>(), 4),
+        ) {
+            let part = |place: usize| vec![place as u8; lengths[place]];
+            let mut out = Vec::new();
+            let mut data = Data { sink: &mut out, next: 0, waiting: BTreeMap::new() };
+            // In the order of their first parts, as a layout has them.
+            let mut order: Vec<usize> = Vec::new();
+            owners.iter().for_each(|owner| if !order.contains(owner) { order.push(*owner) });
+            for tensor in order {
+                let places = || (0..owners.len()).filter(|place| owners[*place] == tensor);
+                if at_once[tensor] {
+                    for byte in 0..5 {
+                        for place in places().filter(|place| byte < lengths[*place]) {
+                            data.write(place, &part(place)[byte..=byte]).unwrap();
+                        }
+                    }
+                    places().for_each(|place| data.end(place).unwrap());
+                } else {
+                    for place in places() {
+                        data.write(place, &part(place)).unwrap();
+                        data.end(place).unwrap();
+                    }
+                }
+            }
+            prop_assert!(data.waiting.is_empty());
+            let expected: Vec<u8> = (0..owners.len()).flat_map(part).collect();
+            prop_assert_eq!(out, expected);
+        }
+    }
+}

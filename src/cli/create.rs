@@ -204,6 +204,7 @@ fn planned(preview: &Preview) -> Value {
             "scheme": scheme(tensor),
             "why": tensor.why,
             "transform": tensor.transform.name(),
+            "steps": tensor.steps.iter().map(|step| step.name()).collect::<Vec<_>>(),
             "dtype": tensor.dtype.to_string(),
             "shape": tensor.shape,
             "sources": tensor.sources.len(),
@@ -212,7 +213,8 @@ fn planned(preview: &Preview) -> Value {
     let blobs = preview.plan.blobs.iter().zip(&preview.sizes).map(|(blob, bytes)| {
         json!({"name": blob.name, "bytes": bytes, "tensors": blob.tensors.iter().map(tensor).collect::<Vec<_>>()})
     });
-    let sidecars = preview.plan.sidecars.iter().map(|sidecar| json!({"name": sidecar.name, "bytes": sidecar.size}));
+    let sidecars = preview.plan.sidecars.iter();
+    let sidecars = sidecars.map(|file| json!({"name": file.name, "bytes": file.size, "made": file.made.is_some()}));
     json!({
         "event": "planned",
         "family": preview.plan.family.name,
@@ -238,16 +240,18 @@ fn drawn(preview: &Preview) -> String {
                 true => (tensor.name.clone(), bytes.to_string()),
                 false => (format!("  {}", tensor.name), String::new()),
             };
-            let from = match tensor.sources.len() {
+            let mut from = match tensor.sources.len() {
                 1 => tensor.transform.name().to_owned(),
                 sources => format!("{} {sources}", tensor.transform.name()),
             };
+            tensor.steps.iter().for_each(|step| from.extend([", ", step.name()]));
             let scheme = scheme(tensor).unwrap_or_else(|| tensor.dtype.to_string());
             rows.push(vec![name, bytes, scheme, from, tensor.why.to_string()]);
         }
     }
     for sidecar in &preview.plan.sidecars {
-        rows.push(vec![sidecar.name.clone(), sidecar.size.to_string()]);
+        let from = if sidecar.made.is_some() { "made" } else { "" };
+        rows.push(vec![sidecar.name.clone(), sidecar.size.to_string(), String::new(), from.to_owned()]);
     }
     let plan = &preview.plan;
     format!(

@@ -96,14 +96,14 @@ fn heads(attention: &str, tensor: &PlannedTensor, facts: &ModelFacts) -> Result<
     let (Some(heads), Some(keys), Some(values)) = (facts.heads, facts.plain_key, facts.head_values) else {
         return Err(unfit("cannot be divided into heads: the config does not name their sizes"));
     };
-    let size = tensor.read_as().map_or(1, Float::size) as u64;
     let rows = keys.checked_add(values).and_then(|rows| rows.checked_mul(heads));
-    let (&[all, rank], [_]) = (&tensor.shape[..], &tensor.segments[..]) else {
-        return Err(unfit("is not the one matrix of all heads"));
+    let (&[all, rank], Some(float)) = (&tensor.shape[..], tensor.read_as()) else {
+        return Err(unfit("is not the matrix of all heads"));
     };
     if rows != Some(all) || all == 0 || rank == 0 {
         return Err(unfit(&format!("cannot be divided into {heads} heads of {keys} and {values}")));
     }
+    let size = float.size() as u64;
     let row = rank * size;
     let per_head = Loop { count: heads, step: (keys + values) * row };
     let part = |name: &str, shape: [u64; 3], segment: Segment| PlannedTensor {

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::json;
 
-/// Parses `text`, reading the bare words `NaN`, `Infinity` and `-Infinity` as null.
+/// Parses `text`, reading the bare words `NaN`, `Infinity` and `-Infinity` as the objects in which
+/// `transformers` writes them since JSON is to be JSON: `{"__float__": "Infinity"}`.
 ///
 /// # Errors
 /// As [`json::parse`].
@@ -17,9 +18,9 @@ pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     json::parse(&without_bare_words(text))
 }
 
-const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// `text` with `null` in place of each bare word.
+/// `text` with an object in place of each bare word.
 fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let (mut copied, mut at, mut in_string) = (0, 0, false);
@@ -28,9 +29,9 @@ fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
             b'"' => in_string = !in_string,
             b'\\' if in_string => at += 1,
             b'-' | b'I' | b'N' if !in_string => {
-                if let Some(word) = WORDS.into_iter().find(|word| text[at..].starts_with(word)) {
+                if let Some(word) = WORDS.into_iter().find(|word| text[at..].starts_with(word.as_bytes())) {
                     out.extend_from_slice(&text[copied..at]);
-                    out.extend_from_slice(b"null");
+                    out.extend_from_slice(format!("{{\"__float__\":\"{word}\"}}").as_bytes());
                     copied = at + word.len();
                     at = copied - 1;
                 }
@@ -56,9 +57,12 @@ mod tests {
     fn what_python_writes_is_read() {
         let table = [
             ("\u{feff}{\"a\":1}", r#"{"a":1}"#),
-            (r#"{"a":[0.0,Infinity,-Infinity,NaN,-1]}"#, r#"{"a":[0.0,null,null,null,-1]}"#),
-            (r#"{"a":"NaN \" Infinity \\","b":NaN}"#, r#"{"a":"NaN \" Infinity \\","b":null}"#),
-            ("NaN", "null"),
+            (
+                r#"{"a":[0.0,Infinity,-Infinity,-1]}"#,
+                r#"{"a":[0.0,{"__float__":"Infinity"},{"__float__":"-Infinity"},-1]}"#,
+            ),
+            (r#"{"a":"NaN \" Infinity \\","b":NaN}"#, r#"{"a":"NaN \" Infinity \\","b":{"__float__":"NaN"}}"#),
+            ("NaN", r#"{"__float__":"NaN"}"#),
         ];
         for (text, same) in table {
             assert_eq!(parse(text.as_bytes()).unwrap(), json::parse(same.as_bytes()).unwrap(), "{text}");

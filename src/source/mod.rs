@@ -167,7 +167,8 @@ impl Checkpoint {
         &self.root
     }
 
-    /// The parsed `config.json`: an object. A bare `NaN` or `Infinity` in it is null here.
+    /// The parsed `config.json`: an object. A bare `NaN` or `Infinity` in it is an object
+    /// here, as [`parse_config`] says.
     pub fn config(&self) -> &Value {
         &self.config
     }

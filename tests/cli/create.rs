@@ -229,6 +229,7 @@ fn a_dry_run_in_json_is_one_object() {
             "scheme": "int8",
             "why": "sensitive projection: 8 bits",
             "transform": "stack",
+            "steps": [],
             "dtype": "BF16",
             "shape": [12, 64, 64],
             "sources": 12,
