@@ -49,7 +49,7 @@ fn main() {
         group.finish();
     }
 
-    let shape = BlockFp8 { rows: ELEMENTS / 1024, columns: 1024, scale: Float::F32 };
+    let shape = BlockFp8 { rows: ELEMENTS / 1024, columns: 1024, block: BlockFp8::BLOCK, scale: Float::F32 };
     let codes: Vec<u8> = weights.iter().map(|byte| byte & 0xBF).take(ELEMENTS).collect();
     let scales = vec![0x3C; shape.scales_len()];
     let mut decoded = vec![0; ELEMENTS * 2];

@@ -248,6 +248,8 @@ fn llama(change: impl FnOnce(&mut Inventory)) -> kiln::Result<Plan> {
         tensors: layer.chain(outer).map(tensor).collect(),
         sidecars: Vec::new(),
         kind: SourceKind::Float,
+        coded: BTreeMap::new(),
+        activations: BTreeSet::new(),
         template: None,
         generation: Value::Null,
         notes: Vec::new(),

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln::inventory::{Dtype, Inventory, SourceKind, Tensor};
 use kiln::plan::{Plan, PlannedBlob, Request, Segment, Transform};
@@ -44,6 +44,8 @@ fn inventory(config: Value, tensors: &[(&str, &[u64])]) -> Inventory {
             .collect(),
         sidecars: Vec::new(),
         kind: SourceKind::Float,
+        coded: BTreeMap::new(),
+        activations: BTreeSet::new(),
         template: None,
         generation: Value::Null,
         notes: Vec::new(),

@@ -294,7 +294,7 @@ fn block_fp8() {
         let shape = vectors.shape(&format!("{case}.w8"));
         let [rows, columns] = shape[shape.len() - 2..] else { unreachable!() };
         for (scale, name) in FLOATS {
-            let shape = BlockFp8 { rows, columns, scale };
+            let shape = BlockFp8 { rows, columns, block: BlockFp8::BLOCK, scale };
             let scales = vectors.get(&format!("{case}.scale_{name}"));
             let mut whole = vec![0; codes.len() * 2];
             block_fp8_decode(shape, 0, codes, scales, &mut whole);

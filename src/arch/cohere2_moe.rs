@@ -7,6 +7,8 @@ use super::{Choice, Family, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "cohere2_moe",
+    expert_globals: false,
+    misread: |_| None,
     architectures: &["Cohere2MoeForCausalLM"],
     model_types: &["cohere2_moe"],
     embedding: "embed_tokens.weight",

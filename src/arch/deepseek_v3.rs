@@ -30,6 +30,8 @@ const ROUTER: Form = &["mlp.gate.weight", "mlp.gate.e_score_correction_bias"];
 
 pub(super) static FAMILY: Family = Family {
     name: "deepseek_v3",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["DeepseekV3ForCausalLM"],
     model_types: &["deepseek_v3"],
     embedding: "embed_tokens.weight",

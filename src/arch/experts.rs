@@ -19,6 +19,18 @@ pub struct ExpertLayout {
     pub blob: &'static str,
     /// Which tensors are written: gate and up apart, or fused (gate rows first), or no gate at all.
     pub projections: &'static [Projection],
+    /// How stacked sources lie.
+    pub stacking: Stacking,
+}
+
+/// How a source's stacked tensors lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacking {
+    /// `[experts, out, in]`; in a fused one the gate rows of an expert come first.
+    Plain,
+    /// As gpt-oss has them: gate and up rows take turns, floats are `[experts, in, out]`, and beside every
+    /// `<projection>` there is a true bias `<projection>_bias`, `[experts, out]`.
+    InTurn,
 }
 
 /// One of the matrices of an expert.
@@ -68,10 +80,12 @@ pub struct ExpertTensor<'a> {
     pub projection: Projection,
     /// Which experts it holds.
     pub position: Position,
+    /// Whether it is the true bias of the matrix, and not the matrix.
+    pub is_bias: bool,
 }
 
 impl ExpertLayout {
-    /// Recognizes `name` as a routed expert's weight, or not.
+    /// Recognizes `name` as part of a routed expert, or not.
     pub fn recognize<'a>(&self, name: &'a str) -> Option<ExpertTensor<'a>> {
         let (layer, rest) = split_layer(name)?;
         self.homes.iter().find_map(|home| {
@@ -82,8 +96,11 @@ impl ExpertLayout {
                 }
                 _ => (Position::Stacked, rest.strip_suffix(".weight").unwrap_or(rest)),
             };
+            let biases = ["_bias", ".bias"].map(|end| spelled.strip_suffix(end).filter(|_| self.has_biases()));
+            let bias = biases.into_iter().flatten().next();
+            let spelled = bias.unwrap_or(spelled);
             let projection = Projection::ALL.into_iter().find(|known| self.spell(*known, position) == spelled)?;
-            Some(ExpertTensor { layer, home, projection, position })
+            Some(ExpertTensor { layer, home, projection, position, is_bias: bias.is_some() })
         })
     }
 
@@ -101,15 +118,21 @@ impl ExpertLayout {
         !gate.contains(&projection) || self.projections.iter().any(|written| gate.contains(written))
     }
 
-    /// The name under which `projection` of `layer` is written.
-    pub fn target_name(&self, layer: &str, projection: Projection) -> String {
-        format!("{layer}.{}.{}.weight", self.target, projection.name())
+    /// Whether experts have true biases.
+    fn has_biases(&self) -> bool {
+        self.stacking == Stacking::InTurn
+    }
+
+    /// The name under which `projection` of `layer` is written, the matrix or its true bias.
+    pub fn target_name(&self, layer: &str, projection: Projection, is_bias: bool) -> String {
+        let part = if is_bias { "bias" } else { "weight" };
+        format!("{layer}.{}.{}.{part}", self.target, projection.name())
     }
 
     /// The name policies look at, for the name of a written expert tensor: the same tensor where this
     /// family's sources keep experts, whatever form this one had.
     pub fn source_name(&self, target_name: &str) -> Option<String> {
-        let expert = self.recognize(target_name).filter(|expert| expert.home == self.target)?;
+        let expert = self.recognize(target_name).filter(|expert| expert.home == self.target && !expert.is_bias)?;
         Some(format!("{}.{}.{}.weight", expert.layer, self.homes[0], expert.projection.name()))
     }
 }
@@ -143,6 +166,7 @@ mod tests {
         target: "mlp.switch_mlp",
         blob: "mlp.switch_mlp",
         projections: &[Projection::Down, Projection::Gate, Projection::Up],
+        stacking: Stacking::Plain,
     };
 
     #[test]
@@ -155,6 +179,23 @@ mod tests {
             let found = LAYOUT.recognize(name).unwrap();
             assert_eq!((found.layer, found.projection, found.position), (layer, projection, position), "{name}");
         }
+    }
+
+    #[test]
+    fn true_biases_are_those_of_gpt_oss() {
+        let layout = ExpertLayout { stacking: Stacking::InTurn, ..LAYOUT };
+        for (name, is_bias) in [
+            ("model.layers.0.mlp.experts.gate_up_proj", false),
+            ("model.layers.0.mlp.experts.gate_up_proj_bias", true),
+            ("model.layers.0.mlp.experts.gate_up_proj.bias", true),
+            ("model.layers.0.mlp.experts.gate_up_proj.weight", false),
+        ] {
+            let found = layout.recognize(name).unwrap();
+            assert_eq!((found.projection, found.is_bias), (Projection::GateUp, is_bias), "{name}");
+        }
+        let bias = layout.target_name("model.layers.0", Projection::Up, true);
+        assert_eq!(bias, "model.layers.0.mlp.switch_mlp.up_proj.bias");
+        assert_eq!(layout.source_name(&bias), None);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) const GEMMA_NORMS: &[Form] = &[&[
 
 pub(super) static FAMILY: Family = Family {
     name: "gemma3",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     model_types: &["gemma3", "gemma3_text"],
     embedding: "embed_tokens.weight",

@@ -6,10 +6,12 @@ use super::experts::layer_number;
 use super::gemma3::{GEMMA_NORMS, NORMS, fill_text_config};
 use super::mlx::{APART, DENSE, Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{self, Need, When};
-use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question};
+use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "gemma4",
+    expert_globals: false,
+    misread: |_| None,
     architectures: &[
         "Gemma4ForCausalLM",
         "Gemma4ForConditionalGeneration",
@@ -79,6 +81,7 @@ const EXPERTS: ExpertLayout = ExpertLayout {
     target: "moe.switch_mlp",
     blob: "moe.switch_mlp",
     projections: &[Projection::Down, Projection::GateUp],
+    stacking: Stacking::Plain,
 };
 
 const MLX: Mlx = Mlx {

@@ -6,6 +6,8 @@ use super::qwen3_moe::EXPERTS;
 
 pub(super) static FAMILY: Family = Family {
     name: "generic",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &[],
     model_types: &[],
     embedding: "embed_tokens.weight",

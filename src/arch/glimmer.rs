@@ -6,6 +6,8 @@ use super::{Choice, Family, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "glimmer",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["MuseGlimmerForConditionalGeneration"],
     model_types: &["muse_glimmer"],
     embedding: "embed_tokens.weight",

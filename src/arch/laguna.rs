@@ -10,6 +10,8 @@ use super::{Choice, Family, ModelFacts, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "laguna",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["LagunaForCausalLM"],
     model_types: &["laguna"],
     embedding: "embed_tokens.weight",

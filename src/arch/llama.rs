@@ -6,6 +6,8 @@ use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
     name: "llama",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["LlamaForCausalLM"],
     model_types: &["llama"],
     embedding: "embed_tokens.weight",

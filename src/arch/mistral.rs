@@ -7,6 +7,8 @@ use super::required::{DENSE_LAYER, NORM};
 
 pub(super) static FAMILY: Family = Family {
     name: "mistral",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["MistralForCausalLM"],
     model_types: &["mistral"],
     embedding: "embed_tokens.weight",

@@ -4,10 +4,12 @@
 
 use super::mlx::{ATTENTION, Mlx, Module, NORMS, PLAIN, matrix};
 use super::required::{self, NORM, Need, When};
-use super::{Choice, ExpertLayout, Family, Projection, Question};
+use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "mixtral",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["MixtralForCausalLM"],
     model_types: &["mixtral"],
     embedding: "embed_tokens.weight",
@@ -24,6 +26,7 @@ pub(super) static FAMILY: Family = Family {
         target: "block_sparse_moe.switch_mlp",
         blob: "block_sparse_moe.switch_mlp",
         projections: &[Projection::Down, Projection::Gate, Projection::Up],
+        stacking: Stacking::Plain,
     }),
     policy: choose,
     rules: "generic, router kept",

@@ -11,6 +11,7 @@ mod gemma4;
 mod generic;
 mod glimmer;
 mod glm4_moe_lite;
+mod gpt_oss;
 mod laguna;
 mod llama;
 mod mistral;
@@ -26,7 +27,9 @@ mod required;
 mod runtime;
 mod shapes;
 
-pub use experts::{ExpertLayout, ExpertTensor, Position, Projection};
+use std::collections::BTreeMap;
+
+pub use experts::{ExpertLayout, ExpertTensor, Position, Projection, Stacking};
 pub use facts::{LayerKind, ModelFacts};
 pub use mlx::{Head, Mlx, Module, Tied};
 pub use policy::{Choice, Question, is_matrix, more_bits};
@@ -39,6 +42,11 @@ pub use shapes::text_layer;
 pub struct Family {
     /// The family's name, as `model_type` or the runtime spells it.
     pub name: &'static str,
+    /// Whether its runtime multiplies with the global scales that experts may have in `nvfp4`; also where no runtime
+    /// is known that would not.
+    pub expert_globals: bool,
+    /// Why Ollama would not load, or misread, a model with these tensors (name to shape), though none is missing.
+    pub misread: fn(&BTreeMap<&str, &[u64]>) -> Option<String>,
     /// The classes of `architectures[0]` it covers.
     pub architectures: &'static [&'static str],
     /// The values of `model_type` it covers when the class is unknown.
@@ -65,13 +73,14 @@ pub struct Family {
 pub const OLDEST_RUNTIME: &str = "0.19.0";
 
 /// Every family with rules of its own, in alphabetical order.
-pub static FAMILIES: [&Family; 15] = [
+pub static FAMILIES: [&Family; 16] = [
     &cohere2_moe::FAMILY,
     &deepseek_v3::FAMILY,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &glimmer::FAMILY,
     &glm4_moe_lite::FAMILY,
+    &gpt_oss::FAMILY,
     &laguna::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,

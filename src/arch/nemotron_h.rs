@@ -5,10 +5,12 @@
 use super::experts::layer_number;
 use super::mlx::{Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{Form, Need, When};
-use super::{Choice, ExpertLayout, Family, LayerKind, ModelFacts, Projection, Question};
+use super::{Choice, ExpertLayout, Family, LayerKind, ModelFacts, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "nemotron_h",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["NemotronHForCausalLM", "NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3"],
     model_types: &["nemotron_h", "nemotron_h_moe", "nemotron_h_omni"],
     embedding: "backbone.embeddings.weight",
@@ -30,6 +32,7 @@ pub(super) static FAMILY: Family = Family {
         target: "mixer.experts",
         blob: "mixer.experts",
         projections: &[Projection::Down, Projection::Up],
+        stacking: Stacking::Plain,
     }),
     policy: choose,
     rules: "towers, router and convolution kept; embedding and head at 8 bits; fp4: attention at 8 bits, output projections in the sensitive layers",

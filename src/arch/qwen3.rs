@@ -6,6 +6,8 @@ use super::{Family, OLDEST_RUNTIME};
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["Qwen3ForCausalLM"],
     model_types: &["qwen3"],
     embedding: "embed_tokens.weight",

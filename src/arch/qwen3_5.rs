@@ -2,12 +2,15 @@
 //! with a raw `[channels, 1, kernel]` convolution), and `mtp.*` and the vision tower keep their names:
 //! runtimes infer one from the other, so that touching either would break both.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, Tied, matrix, parameter};
 use super::qwen3_moe::EXPERTS;
 use super::required::{self, Form, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, SPLIT_ATTENTION, When};
 use super::{Choice, Family, LayerKind, ModelFacts, Question};
+use crate::error::quoted;
 
 /// What linear attention has in every form.
 const STATE: Form = &[
@@ -56,8 +59,25 @@ pub(super) fn keep_gates(question: &Question<'_>) -> Option<Choice> {
         .then_some(Choice::keep("gate of linear attention"))
 }
 
+/// A runtime adds one to the norms of a checkpoint that has `mtp.*` or raw convolutions. mlx-lm has added it already
+/// where it has turned the convolutions to `[channels, kernel, 1]`, and drops `mtp.*`: with it, one would be added twice.
+pub(super) fn shifted_twice(tensors: &BTreeMap<&str, &[u64]>) -> Option<String> {
+    let turned = |(name, shape): (&&str, &&[u64])| {
+        name.ends_with(".linear_attn.conv1d.weight") && matches!(shape, [_, kernel, 1] if *kernel != 1)
+    };
+    let (turned, _) = tensors.iter().find(|tensor| turned(*tensor))?;
+    let heads = tensors.keys().find(|name| name.contains("mtp."))?;
+    Some(format!(
+        "{} is in the form of MLX, which has no {}: norms would be shifted twice",
+        quoted(turned),
+        quoted(heads)
+    ))
+}
+
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_5",
+    expert_globals: false,
+    misread: shifted_twice,
     architectures: &[
         "Qwen3_5ForCausalLM",
         "Qwen3_5ForConditionalGeneration",

@@ -3,7 +3,7 @@
 use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix};
 use super::required::{self, ATTENTION, ATTENTION_BIASES, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, When};
-use super::{ExpertLayout, Projection};
+use super::{ExpertLayout, Projection, Stacking};
 
 /// Shared by the Qwen families.
 pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
@@ -13,10 +13,13 @@ pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
     target: "mlp.switch_mlp",
     blob: "mlp.switch_mlp",
     projections: &[Projection::Down, Projection::Gate, Projection::Up],
+    stacking: Stacking::Plain,
 };
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_moe",
+    expert_globals: true,
+    misread: |_| None,
     architectures: &["Qwen3MoeForCausalLM"],
     model_types: &["qwen3_moe"],
     embedding: "embed_tokens.weight",

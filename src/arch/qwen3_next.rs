@@ -2,12 +2,14 @@
 
 use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, matrix, parameter};
-use super::qwen3_5::{GATES, LAYER, MOE, OFFSET_NORMS, keep_gates};
+use super::qwen3_5::{GATES, LAYER, MOE, OFFSET_NORMS, keep_gates, shifted_twice};
 use super::qwen3_moe::EXPERTS;
 use super::required::NORM;
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_next",
+    expert_globals: false,
+    misread: shifted_twice,
     architectures: &[
         "Qwen3NextForCausalLM",
         "Qwen3NextForConditionalGeneration",

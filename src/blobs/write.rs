@@ -8,7 +8,7 @@ use tempfile::SpooledTempFile;
 use super::Layout;
 use super::decode::Decoder;
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Role, Segment, SourceTensor};
+use crate::plan::{Packed, Part, PlannedBlob, PlannedTensor, Role, Segment};
 use crate::progress::Progress;
 use crate::quant::{self, Float, NonFinite, Quantized, Scheme};
 use crate::source::{Checkpoint, TensorInfo};
@@ -123,7 +123,7 @@ struct Source<'a> {
     progress: &'a Progress,
     chunk: &'a mut [u8],
     hashers: Vec<blake3::Hasher>,
-    decoders: Vec<Option<Decoder>>,
+    decoders: Vec<Option<Decoder<'a>>>,
     /// The rows being decoded, shared by all decoders: a group may have hundreds.
     rows: Vec<u8>,
 }
@@ -136,16 +136,9 @@ impl<'a> Source<'a> {
         chunk: &'a mut [u8],
     ) -> Result<Self> {
         let mut hashers = vec![blake3::Hasher::new(); tensor.sources.len()];
-        let decoder = |source: &SourceTensor| {
-            let Some(index) = source.scales else { return Ok(None) };
-            let scales = &tensor.sources[index];
-            let info = stored(checkpoint, &scales.name)?;
-            let mut bytes = vec![0; info.len() as usize];
-            checkpoint.read_at(info, 0, &mut bytes)?;
-            hashers[index].update(&bytes);
-            Decoder::new(source, scales, bytes).map(Some)
-        };
-        let decoders = tensor.sources.iter().map(decoder).collect::<Result<_>>()?;
+        let sources = 0..tensor.sources.len();
+        let decoders = sources.map(|source| Decoder::of(tensor, source, checkpoint, &mut hashers));
+        let decoders = decoders.collect::<Result<_>>()?;
         Ok(Self { tensor, checkpoint, progress, chunk, hashers, decoders, rows: Vec::new() })
     }
 
@@ -202,13 +195,14 @@ impl<'a> Source<'a> {
         // What a strided segment takes is hashed in its own order.
         let mut hasher = hasher.filter(|_| segment.loops.is_empty());
         let decoder = self.decoders[segment.source].as_ref();
-        // What one stored byte becomes, and how much is taken at once: whole rows, where rows matter.
-        let (growth, unit) = decoder.map_or((1, 1), |decoder| (Decoder::GROWTH, decoder.row_bytes()));
-        let most = (CHUNK as u64 / unit).max(1) * unit;
+        // What so many stored bytes become, and how much is taken at once: whole rows, where rows matter.
+        let [from, to] = decoder.map_or([1, 1], |decoder| decoder.row);
+        let most = (CHUNK as u64 / from).max(1) * from;
+        let (start, length) = (offset / to * from, length / to * from);
         let mut done = 0;
-        while done < length / growth {
-            let step = (length / growth - done).min(most);
-            let at = offset / growth + done;
+        while done < length {
+            let step = (length - done).min(most);
+            let at = start + done;
             if self.chunk.len() < step as usize {
                 return Err(Error::input(format!("A row of {} is longer than 1 MiB", quoted(&self.tensor.name))));
             }
@@ -218,7 +212,7 @@ impl<'a> Source<'a> {
                 hasher.update(bytes);
             }
             match decoder {
-                Some(decoder) => use_chunk(done * growth, decoder.decode(at, bytes, &mut self.rows))?,
+                Some(decoder) => use_chunk(done / from * to, decoder.decode(at / from, bytes, &mut self.rows)?)?,
                 None => use_chunk(done, bytes)?,
             }
             self.progress.advance(step);
@@ -258,7 +252,7 @@ impl<'a> Source<'a> {
         let (start, end) = (part.offset, part.offset + part.span());
         match &self.decoders[part.source] {
             Some(decoder) => {
-                let row = decoder.row_bytes() * Decoder::GROWTH;
+                let [_, row] = decoder.row;
                 (start / row * row, end.div_ceil(row) * row)
             }
             None => (start, end),
@@ -296,7 +290,7 @@ impl<'a> Source<'a> {
     }
 }
 
-fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo> {
+pub(super) fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<&'a TensorInfo> {
     checkpoint.tensors().get(name).ok_or_else(|| {
         Error::new(
             ErrorKind::Unexpected,

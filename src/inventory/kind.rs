@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::coded::{Coded, Format};
 use super::{Dtype, Tensor};
 use crate::error::{Error, Result, quoted};
 
@@ -17,6 +18,8 @@ pub enum SourceKind {
     Float,
     /// `F8_E4M3` with one scale for each 128 by 128 block, as DeepSeek publishes it.
     BlockFp8,
+    /// `F8_E4M3` with scales of other blocks, of rows, of matrices or of whole tensors.
+    Fp8,
     /// Quantized by the tool or format named here.
     Prequantized(&'static str),
     /// In files that are kept as they are, whatever they hold.
@@ -28,17 +31,12 @@ impl fmt::Display for SourceKind {
         match self {
             Self::Float => f.write_str("float"),
             Self::BlockFp8 => f.write_str("block-fp8"),
+            Self::Fp8 => f.write_str("fp8"),
             Self::Prequantized(by) => write!(f, "prequantized ({by})"),
             Self::Files => f.write_str("files"),
         }
     }
 }
-
-/// The edge of a block that shares a scale in a block-fp8 checkpoint.
-const BLOCK: u64 = 128;
-
-/// What the name of a weight's scales has behind that of the weight, the more usual one first.
-const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// The values of `quant_method` that are known, each with the name used here.
 const METHODS: [(&str, &str); 17] = [
@@ -85,33 +83,43 @@ impl<'a> Claim<'a> {
         self.config.is_some() || self.method.is_some()
     }
 
-    /// Whether all quantized weights are in blocks of [`BLOCK`] by [`BLOCK`].
-    fn is_blocked(&self) -> bool {
-        let Some(config) = self.config else { return false };
-        let is_block = |value: &Value| {
-            value
-                .as_array()
-                .is_some_and(|edges| edges.len() == 2 && edges.iter().all(|edge| edge.as_u64() == Some(BLOCK)))
+    /// Who quantized.
+    pub(super) fn method(&self) -> Option<&'static str> {
+        self.method
+    }
+
+    /// The rows and columns that share a scale, where all quantized weights are in the same blocks.
+    pub(super) fn block(&self) -> Option<[u64; 2]> {
+        let config = self.config?;
+        let edges = |value: &Value| {
+            let [high, wide] = value.as_array()?.as_slice() else { return None };
+            Some([high.as_u64()?, wide.as_u64()?]).filter(|edges| !edges.contains(&0))
         };
         match self.method {
-            Some("fp8") => is_block(&config["weight_block_size"]),
-            Some("compressed-tensors") => config["config_groups"].as_object().is_some_and(|groups| {
-                !groups.is_empty()
-                    && groups.values().map(|group| &group["weights"]).all(|weights| {
-                        weights["type"] == "float" && weights["num_bits"] == 8 && is_block(&weights["block_structure"])
-                    })
-            }),
-            _ => false,
+            Some("fp8") => edges(&config["weight_block_size"]),
+            Some("compressed-tensors") => {
+                let groups = config["config_groups"].as_object()?;
+                let mut blocks = groups.values().map(|group| &group["weights"]).map(|weights| {
+                    let is_fp8 = weights["type"] == "float" && weights["num_bits"] == 8;
+                    edges(&weights["block_structure"]).filter(|_| is_fp8)
+                });
+                let first = blocks.next()?;
+                first.filter(|_| blocks.all(|block| block == first))
+            }
+            _ => None,
         }
     }
 }
 
-/// Tells the kind of a checkpoint with these `tensors` that makes this `claim`.
+/// Tells which of these `tensors` hold codes, and the kind of a checkpoint that has them and makes this `claim`.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Input`], naming the tensor: an eight-bit float other than `F8_E4M3`, a scale
-/// that is missing or has another shape than its weight needs, codes that nothing explains.
-pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) -> Result<SourceKind> {
+/// that is missing or has another shape than its weight needs.
+pub(super) fn classify(
+    claim: &Claim<'_>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(SourceKind, BTreeMap<String, Coded>)> {
     for (name, tensor) in tensors {
         if matches!(tensor.dtype, Dtype::F8E5M2 | Dtype::F8E5M2Fnuz | Dtype::F8E4M3Fnuz) {
             return Err(Error::input(format!(
@@ -122,76 +130,22 @@ pub(super) fn classify(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>) ->
             .hint("use the checkpoint in BF16, or in FP8 of the dtype F8_E4M3"));
         }
     }
-    if let Some(by) = tensors.iter().find_map(|(name, tensor)| packer(claim, tensors, name, tensor)) {
-        return Ok(SourceKind::Prequantized(by));
-    }
-    let mut kind = SourceKind::Float;
-    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype == Dtype::F8E4M3) {
-        let Some((scale_name, scale)) = scales_of(tensors, name) else {
-            return Err(Error::input(format!(
-                "Tensor {} is F8_E4M3, but its scale {} is missing",
-                quoted(name),
-                quoted(&format!("{name}{}", SCALES[0]))
-            ))
-            .hint("download the checkpoint again, and compare its files"));
-        };
-        if !scale.dtype.is_float() && scale.dtype != Dtype::F8E8M0 {
-            return Err(Error::input(format!("Scale {} has the dtype {}", quoted(scale_name), scale.dtype)));
-        }
-        if !claim.is_blocked() {
-            return Ok(SourceKind::Prequantized(claim.method.unwrap_or("fp8")));
-        }
-        if Some(&scale.shape) != scale_shape(&tensor.shape).as_ref() {
-            return Err(Error::input(format!(
-                "Scale {} of shape {:?} does not fit the shape {:?} of its weight",
-                quoted(scale_name),
-                scale.shape,
-                tensor.shape
-            )));
-        }
-        kind = SourceKind::BlockFp8;
-    }
-    Ok(kind)
-}
-
-/// The scales of the eight-bit weight `name`, under one of their names.
-pub(super) fn scales_of<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Option<(&'a str, &'a Tensor)> {
-    let named = |suffix: &str| tensors.get_key_value(&format!("{name}{suffix}"));
-    SCALES.into_iter().find_map(named).map(|(name, scales)| (name.as_str(), scales))
-}
-
-/// Who packed `tensor`, when it holds codes instead of numbers.
-fn packer(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>, name: &str, tensor: &Tensor) -> Option<&'static str> {
-    let dtype = |name: String| tensors.get(&name).map(|tensor| tensor.dtype);
-    let (stem, role) = name.rsplit_once('.').unwrap_or(("", name));
-    if tensor.dtype.is_float() || matches!(tensor.dtype, Dtype::F8E4M3 | Dtype::F8E8M0) {
-        return None;
-    }
-    if let Some(stem) = name.strip_suffix("_blocks") {
-        return (tensor.dtype == Dtype::U8 && dtype(format!("{stem}_scales")) == Some(Dtype::U8))
-            .then_some("gpt-oss mxfp4");
-    }
-    if role == "weight" && tensor.dtype == Dtype::U32 && dtype(format!("{stem}.scales")).is_some() {
-        return Some("mlx");
-    }
-    let guess = match role {
-        "weight_packed" => "compressed-tensors",
-        "qweight" => "gptq",
-        "weight" if dtype(format!("{stem}.weight_scale")).is_some() && tensor.dtype == Dtype::U8 => "modelopt",
-        "weight" if dtype(format!("{stem}.weight_scale")).is_some() => "compressed-tensors",
-        "weight" if dtype(format!("{stem}.weight.absmax")).is_some() || dtype(format!("{stem}.SCB")).is_some() => {
-            "bitsandbytes"
-        }
-        "weight" if tensor.shape.len() > 1 => "an unknown method",
-        _ => return None,
+    let coded = super::coded::coded(claim, tensors)?;
+    let packed = coded.values().find_map(|coded| match coded.format {
+        Format::Fp8 { .. } => None,
+        Format::Mlx => Some("mlx"),
+        Format::GptOss => Some("gpt-oss mxfp4"),
+        Format::CompressedTensors => Some(claim.method.unwrap_or("compressed-tensors")),
+        Format::ModelOpt => Some(claim.method.unwrap_or("modelopt")),
+        Format::Foreign(by) => Some(by),
+    });
+    let kind = match packed {
+        Some(by) => SourceKind::Prequantized(by),
+        None if coded.is_empty() => SourceKind::Float,
+        None if claim.block() == Some([128, 128]) => SourceKind::BlockFp8,
+        None => SourceKind::Fp8,
     };
-    Some(claim.method.unwrap_or(guess))
-}
-
-/// The shape of the scales of a weight of `shape`: one for each block of its matrices.
-fn scale_shape(shape: &[u64]) -> Option<Vec<u64>> {
-    let (matrices, edges) = shape.split_at_checked(shape.len().checked_sub(2)?)?;
-    Some(matrices.iter().copied().chain(edges.iter().map(|edge| edge.div_ceil(BLOCK))).collect())
+    Ok((kind, coded))
 }
 
 #[cfg(test)]
@@ -207,7 +161,7 @@ mod tests {
             Ok(((*name).to_owned(), Tensor { dtype: dtype.parse()?, shape: shape.to_vec() }))
         };
         let tensors = rows.iter().map(tensor).collect::<Result<_>>()?;
-        classify(&Claim::of(config, false), &tensors)
+        classify(&Claim::of(config, false), &tensors).map(|(kind, _)| kind)
     }
 
     fn method(name: &str) -> Value {
@@ -220,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_tensors_decide_and_the_configuration_names() {
-        use SourceKind::{BlockFp8, Float, Prequantized};
+        use SourceKind::{BlockFp8, Float, Fp8, Prequantized};
         let compressed = |block: Value| {
             let weights = json!({"type": "float", "num_bits": 8, "block_structure": block});
             json!({"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": weights}}}})
@@ -243,9 +197,9 @@ mod tests {
             (block_fp8(), fp8_scale, BlockFp8),
             (block_fp8(), stacked, BlockFp8),
             (compressed(json!([128, 128])), fp8_scale, BlockFp8),
-            (compressed(json!([64, 128])), fp8_scale, Prequantized("compressed-tensors")),
-            (compressed(Value::Null), scalar, Prequantized("compressed-tensors")),
-            (method("fp8"), scalar, Prequantized("fp8")),
+            (compressed(json!([64, 128])), fp8_scale, Fp8),
+            (compressed(Value::Null), scalar, Fp8),
+            (method("fp8"), scalar, Fp8),
             (json!({}), fp8, Prequantized("fp8")),
             (json!({}), &[("a.weight", "U32", &[4, 8]), ("a.scales", "BF16", &[4, 1])], Prequantized("mlx")),
             (json!({}), &[("x_blocks", "U8", &[4, 1, 16]), ("x_scales", "U8", &[4, 1])], Prequantized("gpt-oss mxfp4")),

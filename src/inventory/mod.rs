@@ -1,15 +1,17 @@
 //! The listing of a checkpoint: every tensor with its dtype and shape, every sidecar, the source kind,
 //! and the chat template. Values only: no weights, no paths, no open files.
 
+mod coded;
 mod kind;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use kind::Claim;
 
 pub use crate::source::{Dtype, Sidecar};
+pub use coded::{Coded, Format};
 pub use kind::SourceKind;
 
 use crate::error::{Error, Result};
@@ -35,6 +37,10 @@ pub struct Inventory {
     pub sidecars: Vec<Sidecar>,
     /// How the weights are stored.
     pub kind: SourceKind,
+    /// The weights that are stored in codes, by name.
+    pub coded: BTreeMap<String, Coded>,
+    /// The scales of activations beside them: they are no part of a model's weights.
+    pub activations: BTreeSet<String>,
     /// The chat template: that of `tokenizer_config.json`, else `chat_template.jinja`.
     pub template: Option<String>,
     /// The parsed `generation_config.json`; null when there is none, or it is not JSON.
@@ -59,21 +65,21 @@ impl Inventory {
         let mut notes = checkpoint.notes().to_vec();
         let claim = Claim::of(&config, is_there(checkpoint, "hf_quant_config.json"));
         let is_whole = checkpoint.is_whole();
-        let kind = if is_whole { SourceKind::Files } else { kind::classify(&claim, &tensors)? };
+        let (kind, coded) = match is_whole {
+            true => (SourceKind::Files, BTreeMap::new()),
+            false => kind::classify(&claim, &tensors)?,
+        };
         if kind == SourceKind::Float && claim.is_made() {
             notes.push("The configuration claims that the weights are quantized, but none of them is".to_owned());
         }
         if !config["auto_map"].is_null() && !is_whole {
             notes.push("The model brings code of its own (`auto_map`): it is neither run nor kept".to_owned());
         }
+        let activations: BTreeSet<String> = coded::activations(&tensors, &coded).map(str::to_owned).collect();
         let template = template(checkpoint)?;
+        let sidecars = checkpoint.sidecars().to_vec();
         let generation = checkpoint.parse_sidecar("generation_config.json").unwrap_or_default();
-        Ok(Self { config, tensors, sidecars: checkpoint.sidecars().to_vec(), kind, template, generation, notes })
-    }
-
-    /// The scales of the block-fp8 weight `name`, with their name.
-    pub fn scales_of(&self, name: &str) -> Option<(&str, &Tensor)> {
-        kind::scales_of(&self.tensors, name)
+        Ok(Self { config, tensors, sidecars, kind, coded, activations, template, generation, notes })
     }
 }
 

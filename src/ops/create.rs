@@ -11,12 +11,12 @@ use super::source::Source;
 use crate::arch::OLDEST_RUNTIME;
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inventory::{Inventory, SourceKind};
+use crate::inventory::Inventory;
 use crate::manifest::{
     Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION, paths,
 };
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
-use crate::plan::{Plan, PlannedBlob, PlannedTensor, Policy, Profile, Request};
+use crate::plan::{Decode, Plan, PlannedBlob, PlannedTensor, Policy, Profile, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
@@ -247,7 +247,7 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
         shape: source.shape.clone(),
     });
     LockedTensor {
-        decode: tensor.is_decoded().then(|| SourceKind::BlockFp8.to_string()),
+        decode: tensor.decode().map(Decode::name),
         dtype: tensor.dtype.to_string(),
         layer: layer.to_owned(),
         name: tensor.name.clone(),

@@ -153,7 +153,7 @@ pub(super) fn open(store: &Store, layer: &Descriptor) -> Result<File> {
 
 /// The tensor an array belongs to.
 fn owner<'a>(array: &'a str, tensors: &BTreeMap<String, LockedTensor>) -> &'a str {
-    let stem = array.strip_suffix(".scale").or_else(|| array.strip_suffix(".bias"));
+    let stem = [".scale", ".bias", ".global_scale"].into_iter().find_map(|role| array.strip_suffix(role));
     stem.filter(|stem| tensors.contains_key(*stem)).unwrap_or(array)
 }
 
@@ -161,6 +161,7 @@ fn part(array: &str, tensor: &str, locked: Option<&LockedTensor>) -> &'static st
     match &array[tensor.len()..] {
         ".scale" => "scales",
         ".bias" => "biases",
+        ".global_scale" => "global scale",
         _ if locked.is_some_and(|tensor| tensor.scheme.is_some()) => "packed",
         _ => "values",
     }

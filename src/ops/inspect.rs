@@ -161,7 +161,7 @@ fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> 
         let arrays: BTreeMap<&str, (Dtype, &[u64])> =
             header.tensors.iter().map(|entry| (&*entry.name, (entry.dtype, &*entry.shape))).collect();
         for (name, (dtype, shape)) in &arrays {
-            let owner = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".bias"));
+            let owner = [".scale", ".bias", ".global_scale"].into_iter().find_map(|role| name.strip_suffix(role));
             if owner.is_some_and(|owner| arrays.contains_key(owner)) {
                 continue;
             }

@@ -39,7 +39,7 @@ pub(super) fn config(model: &Mlx, inventory: &Inventory, request: &Request, name
     (model.config)(&mut config);
     config.remove("_name_or_path");
     config.remove("vision_config");
-    if inventory.kind == SourceKind::BlockFp8 {
+    if matches!(inventory.kind, SourceKind::BlockFp8 | SourceKind::Fp8) {
         forget_quantization(&mut config);
         config.get_mut("text_config").and_then(Value::as_object_mut).into_iter().for_each(forget_quantization);
     }

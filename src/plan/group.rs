@@ -3,24 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Placed, PlannedTensor, Profile, Readable, Segment, Transform};
-use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection};
+use super::readable::Rows;
+use super::{Placed, PlannedTensor, Profile, Readable, Transform};
+use crate::arch::{ExpertLayout, Family, ModelFacts, Position, Projection, Stacking};
 use crate::error::{Error, Result, quoted};
-use crate::inventory::Dtype;
 
 /// A layer's expert tensors as found: by projection and position.
 type Found<'a> = BTreeMap<(Projection, Position), (&'a str, &'a Readable<'a>)>;
 
 /// The stacked expert tensors of every layer, each with the name of its blob.
 pub(super) fn expert_groups(
-    tensors: &BTreeMap<&str, Readable<'_>>,
+    tensors: &BTreeMap<String, Readable<'_>>,
     family: &Family,
     layout: Option<&'static ExpertLayout>,
     facts: &ModelFacts,
     profile: Profile,
 ) -> Result<Vec<Placed>> {
     let Some(layout) = layout else { return Ok(Vec::new()) };
-    let mut layers: BTreeMap<&str, Found<'_>> = BTreeMap::new();
+    let mut layers: BTreeMap<(&str, bool), Found<'_>> = BTreeMap::new();
     for (name, tensor) in tensors {
         let Some(expert) = layout.recognize(name) else { continue };
         // A family without rules keeps stacked experts as they are: their axes are not known.
@@ -34,17 +34,18 @@ pub(super) fn expert_groups(
                 quoted(name)
             )));
         }
-        let found = layers.entry(expert.layer).or_default();
-        if let Some((other, _)) = found.insert((expert.projection, expert.position), (name, tensor)) {
-            return Err(twice(expert.layer, other, name));
+        let found = layers.entry((expert.layer, expert.is_bias)).or_default();
+        let stored = tensor.stored.0;
+        if let Some((other, _)) = found.insert((expert.projection, expert.position), (stored, tensor)) {
+            return Err(twice(expert.layer, other, stored));
         }
     }
     if !family.is_generic() {
         check_routers(tensors, &layers, layout)?;
     }
     let mut placed = Vec::new();
-    for (layer, found) in layers {
-        let group = Group { layer, layout, found: &found, experts: experts(layer, &found, facts)?, profile };
+    for ((layer, is_bias), found) in layers {
+        let group = Group { layer, is_bias, layout, found: &found, experts: experts(layer, &found, facts)?, profile };
         let outputs: Vec<_> =
             layout.projections.iter().map(|projection| group.output(*projection)).collect::<Result<_>>()?;
         let used: BTreeSet<&str> =
@@ -64,12 +65,12 @@ fn twice(layer: &str, one: &str, other: &str) -> Error {
 
 /// A layer with a router and no experts has lost them.
 fn check_routers(
-    tensors: &BTreeMap<&str, Readable<'_>>,
-    layers: &BTreeMap<&str, Found<'_>>,
+    tensors: &BTreeMap<String, Readable<'_>>,
+    layers: &BTreeMap<(&str, bool), Found<'_>>,
     layout: &ExpertLayout,
 ) -> Result<()> {
     for layer in tensors.keys().filter_map(|name| name.strip_suffix(layout.router)?.strip_suffix('.')) {
-        if !layers.contains_key(layer) {
+        if !layers.contains_key(&(layer, false)) {
             return Err(Error::input(format!("{} has a router, but no experts", quoted(layer))));
         }
     }
@@ -91,13 +92,13 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
             let single = found.iter().find(|((_, position), _)| *position != Position::Stacked);
             return Err(twice(layer, single.map_or("", |(_, (name, _))| name), name));
         }
-        (Some((name, tensor)), None) => match tensor.stored.shape[..] {
+        (Some((name, tensor)), None) => match tensor.shape[..] {
             [experts, _, _] => experts,
             _ => {
                 return Err(Error::input(format!(
                     "{} has the shape {:?}, but stacked experts are `[experts, out, in]`",
                     quoted(name),
-                    tensor.stored.shape
+                    tensor.shape
                 )));
             }
         },
@@ -126,15 +127,8 @@ fn experts(layer: &str, found: &Found<'_>, facts: &ModelFacts) -> Result<u64> {
 /// One expert's matrix.
 #[derive(Clone, Copy)]
 struct Matrix {
-    dtype: Dtype,
     rows: u64,
     columns: u64,
-}
-
-impl Matrix {
-    fn bytes(self) -> u64 {
-        self.rows * self.columns * self.dtype.bytes()
-    }
 }
 
 /// One projection of all experts, among the sources of an output.
@@ -146,9 +140,22 @@ struct Stacked {
     is_whole: bool,
 }
 
+impl Stacked {
+    /// Rows `from..from + count` of the matrix of one expert.
+    fn rows(&self, expert: u64, from: u64, count: u64) -> Rows {
+        let (tensor, first) = match self.is_whole {
+            true => (self.first, expert * self.matrix.rows),
+            false => (self.first + expert as usize, 0),
+        };
+        Rows { tensor, first: first + from, count, step: 1 }
+    }
+}
+
 /// The experts of one layer.
 struct Group<'a> {
     layer: &'a str,
+    /// Whether these are their true biases, each a matrix of one column.
+    is_bias: bool,
     layout: &'static ExpertLayout,
     found: &'a Found<'a>,
     experts: u64,
@@ -197,25 +204,24 @@ impl Group<'_> {
         let (first_name, first) =
             sources.first().ok_or_else(|| Error::input(format!("{} has no experts", quoted(self.layer))))?;
         for (name, tensor) in sources {
-            if tensor.dtype != first.dtype || tensor.stored.shape != first.stored.shape {
+            if tensor.element() != first.element() || tensor.shape != first.shape {
                 return Err(Error::input(format!(
                     "Experts differ: {} is {} {:?}, but {} is {} {:?}",
                     quoted(first_name),
-                    first.dtype,
-                    first.stored.shape,
+                    first.element(),
+                    first.shape,
                     quoted(name),
-                    tensor.dtype,
-                    tensor.stored.shape
+                    tensor.element(),
+                    tensor.shape
                 )));
             }
         }
-        let dtype = first.dtype;
         let unfit =
-            |why: String| Error::input(format!("{} has the shape {:?}, {why}", quoted(first_name), first.stored.shape));
-        match (&first.stored.shape[..], sources.len() as u64) {
+            |why: String| Error::input(format!("{} has the shape {:?}, {why}", quoted(first_name), first.shape));
+        match (&first.shape[..], sources.len() as u64) {
             (shape, _) if shape.contains(&0) => Err(unfit("in which there are no experts".to_owned())),
-            (&[experts, rows, columns], 1) if experts == self.experts => Ok(Matrix { dtype, rows, columns }),
-            (&[rows, columns], count) if count == self.experts => Ok(Matrix { dtype, rows, columns }),
+            (&[experts, rows, columns], 1) if experts == self.experts => Ok(Matrix { rows, columns }),
+            (&[rows, columns], count) if count == self.experts => Ok(Matrix { rows, columns }),
             _ => Err(unfit(format!("which does not fit {} experts", self.experts))),
         }
     }
@@ -230,75 +236,59 @@ impl Group<'_> {
             stacked.push(Stacked { matrix, first, is_whole });
             sources.extend(found);
         }
-        let Matrix { dtype, columns, .. } = stacked[0].matrix;
-        let fits = |part: &&Stacked| (part.matrix.dtype, part.matrix.columns) == (dtype, columns);
+        let columns = stacked[0].matrix.columns;
+        let element = |part: &Stacked| sources[part.first].1.element();
+        let fits = |part: &&Stacked| part.matrix.columns == columns && element(part) == element(&stacked[0]);
         if let Some(odd) = stacked.iter().find(|part| !fits(part)) {
             let (other, first) = (quoted(sources[odd.first].0), quoted(sources[0].0));
-            return Err(Error::input(format!("{other} ({}) does not fit {first} ({dtype})", odd.matrix.dtype)));
+            let (elements, first_elements) = (element(odd), element(&stacked[0]));
+            return Err(Error::input(format!("{other} ({elements}) does not fit {first} ({first_elements})")));
         }
-        let mut segments = Vec::new();
-        for expert in 0..self.experts {
-            for Stacked { matrix, first, is_whole } in &stacked {
-                let length = matrix.bytes();
-                let (source, offset) = if *is_whole { (*first, expert * length) } else { (first + expert as usize, 0) };
-                Segment::push(&mut segments, Segment::run(source, offset, length));
-            }
-        }
+        let each = |expert| stacked.iter().map(move |part| part.rows(expert, 0, part.matrix.rows));
+        let taken: Vec<Rows> = (0..self.experts).flat_map(each).collect();
         let rows = stacked.iter().map(|part| part.matrix.rows).sum();
         let transform = match (parts.len(), sources.len()) {
             (1, 1) => Transform::Copy,
             (1, _) => Transform::Stack,
             _ => Transform::Fuse,
         };
-        Ok(self.tensor(projection, Matrix { dtype, rows, columns }, &sources, segments, transform))
+        Ok(self.tensor(projection, Matrix { rows, columns }, &sources, &taken, transform))
     }
 
     /// Takes the gate rows or the up rows of every expert's fused matrix.
     fn split(&self, projection: Projection) -> Result<PlannedTensor> {
         let sources = self.sources(Projection::GateUp)?;
-        let both = self.matrix(&sources)?;
-        if both.rows % 2 != 0 {
+        let both = Stacked { matrix: self.matrix(&sources)?, first: 0, is_whole: sources.len() == 1 };
+        let Matrix { rows, columns } = both.matrix;
+        if rows % 2 != 0 {
             return Err(Error::input(format!(
-                "{} has {} rows, which cannot be divided into gate and up",
+                "{} has {rows} rows, which cannot be divided into gate and up",
                 quoted(sources[0].0),
-                both.rows
             )));
         }
-        let matrix = Matrix { rows: both.rows / 2, ..both };
-        let length = matrix.bytes();
-        let half = if projection == Projection::Gate { 0 } else { length };
-        let segments = (0..self.experts)
-            .map(|expert| match sources.len() {
-                1 => Segment::run(0, expert * 2 * length + half, length),
-                _ => Segment::run(expert as usize, half, length),
-            })
-            .collect();
-        Ok(self.tensor(projection, matrix, &sources, segments, Transform::Split))
+        let half = |expert| match (self.layout.stacking, projection) {
+            (Stacking::Plain, Projection::Gate) => both.rows(expert, 0, rows / 2),
+            (Stacking::Plain, _) => both.rows(expert, rows / 2, rows / 2),
+            (Stacking::InTurn, Projection::Gate) => Rows { step: 2, ..both.rows(expert, 0, rows / 2) },
+            (Stacking::InTurn, _) => Rows { step: 2, ..both.rows(expert, 1, rows / 2) },
+        };
+        let taken: Vec<Rows> = (0..self.experts).map(half).collect();
+        Ok(self.tensor(projection, Matrix { rows: rows / 2, columns }, &sources, &taken, Transform::Split))
     }
 
     /// The output whose experts are each a `matrix`.
     fn tensor(
         &self,
         projection: Projection,
-        Matrix { dtype, rows, columns }: Matrix,
+        Matrix { rows, columns }: Matrix,
         sources: &[(&str, &Readable<'_>)],
-        segments: Vec<Segment>,
+        taken: &[Rows],
         transform: Transform,
     ) -> PlannedTensor {
-        PlannedTensor {
-            name: self.layout.target_name(self.layer, projection),
-            profile: self.profile,
-            dtype,
-            shape: vec![self.experts, rows, columns],
-            sources: super::sources(sources),
-            segments,
-            packed: None,
-            transform,
-            steps: Vec::new(),
-            scheme: None,
-            why: "no scheme was asked for".into(),
-            finite: false,
-        }
+        let name = self.layout.target_name(self.layer, projection, self.is_bias);
+        let tensors: Vec<&Readable<'_>> = sources.iter().map(|(_, tensor)| *tensor).collect();
+        let shape = if self.is_bias { vec![self.experts, rows] } else { vec![self.experts, rows, columns] };
+        PlannedTensor::of_rows((name, self.profile), shape, &tensors, taken, transform)
     }
 }
 
@@ -315,6 +305,8 @@ mod tests {
             tensors: [(name.to_owned(), Tensor { dtype: Dtype::Bf16, shape: shape.to_vec() })].into(),
             sidecars: Vec::new(),
             kind: SourceKind::Float,
+            coded: Default::default(),
+            activations: Default::default(),
             template: None,
             generation: json!(null),
             notes: Vec::new(),

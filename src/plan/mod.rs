@@ -1,6 +1,7 @@
 //! The plan: the full, ordered list of blobs to write and how. A pure function of the inventory, the
 //! family and what the user asked; nothing downstream decides anything.
 
+mod coding;
 mod config;
 mod files;
 mod group;
@@ -11,6 +12,7 @@ mod policy;
 mod profile;
 mod readable;
 mod recipe;
+mod schemes;
 mod segment;
 
 use std::borrow::Cow;
@@ -19,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use layout::{Part, Role};
 pub use policy::Policy;
 pub use profile::Profile;
-use readable::{Readable, readable, sources};
+use readable::{Named, Readable, readable};
 pub use recipe::Recipe;
 pub use segment::{Loop, Segment};
 
@@ -64,7 +66,7 @@ impl Request {
 pub struct Plan {
     /// What was asked.
     pub request: Request,
-    /// The scheme the policy was asked with: the request's, or what suits the source.
+    /// The scheme of the whole: the request's, else the one that all quantized tensors have.
     pub base: Option<Scheme>,
     /// How the source keeps its weights.
     pub kind: SourceKind,
@@ -154,9 +156,54 @@ pub struct SourceTensor {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<u64>,
-    /// For a block-fp8 weight, the index into [`PlannedTensor::sources`] of its scales: it is read as the
-    /// bfloat16 values that codes and scales stand for.
-    pub scales: Option<usize>,
+    /// How its bytes become values; `None` takes them as they are.
+    pub decode: Option<Decode>,
+}
+
+/// How codes become values, of the tensor's `dtype`. Where there is an index, it is that of another tensor in
+/// [`PlannedTensor::sources`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decode {
+    /// `F8_E4M3`: each code times the scale of its block.
+    Fp8 {
+        /// The scales, one for each block of every matrix.
+        scales: usize,
+        /// Rows of one matrix.
+        rows: u64,
+        /// Rows and columns of a block.
+        block: [u64; 2],
+    },
+    /// The codes of a scheme.
+    Scheme {
+        /// The scheme.
+        scheme: Scheme,
+        /// One scale per group.
+        scales: usize,
+        /// One bias per group, in the affine schemes.
+        biases: Option<usize>,
+        /// What every scale is multiplied with: one for all, or one for each matrix.
+        global: Option<usize>,
+    },
+    /// One divided by the stored 32-bit float.
+    Reciprocal,
+}
+
+impl Decode {
+    /// The word for it in the lock.
+    pub fn name(self) -> String {
+        match self {
+            Self::Fp8 { block: [128, 128], .. } => SourceKind::BlockFp8.to_string(),
+            Self::Fp8 { .. } => SourceKind::Fp8.to_string(),
+            Self::Scheme { scheme, .. } => scheme.to_string(),
+            Self::Reciprocal => "reciprocal".to_owned(),
+        }
+    }
+}
+
+impl SourceTensor {
+    fn of((name, stored): Named<'_>) -> Self {
+        Self { name: name.to_owned(), dtype: stored.dtype, shape: stored.shape.clone(), decode: None }
+    }
 }
 
 /// The parts of a quantized tensor beside its codes, all copied.
@@ -196,8 +243,8 @@ impl Transform {
 }
 
 impl Plan {
-    /// Plans a checkpoint. Block-fp8 weights are decoded, and without a request become `mxfp8`, the scheme
-    /// nearest to what they were.
+    /// Plans a checkpoint. Weights in FP8 are decoded, and without a request become `mxfp8`, the scheme nearest to
+    /// what they were; codes in a scheme of kiln's are kept where they can be.
     ///
     /// # Errors
     /// [`ErrorKind::Input`] when the checkpoint is of a kind that cannot be imported, when an expert is
@@ -210,35 +257,36 @@ impl Plan {
         if request.profile == Profile::Hf {
             return files::plan(inventory, request);
         }
-        if matches!(inventory.kind, SourceKind::Prequantized(_)) {
-            return Err(Error::input(format!("Importing a checkpoint of kind `{}` is not supported", inventory.kind))
-                .hint("import the float checkpoint it was made from"));
-        }
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
         let model = (request.profile == Profile::Mlx).then(|| mlx::model(family, &facts)).transpose()?;
-        let readable = readable(inventory);
+        if model.is_some() && matches!(inventory.kind, SourceKind::Prequantized(_)) {
+            let message = format!("Importing a checkpoint of kind `{}` for mlx-lm is not supported", inventory.kind);
+            return Err(Error::input(message).hint("leave `--profile` out, or import the float checkpoint"));
+        }
         let layout = model.and_then(|model| model.experts).or(family.experts);
+        let readable = readable(inventory, layout)?;
         let groups = group::expert_groups(&readable, family, layout, &facts, request.profile)?;
         let grouped: BTreeSet<String> = groups.iter().flat_map(|placed| placed.tensor.source_names()).collect();
-        let singles = readable.iter().filter(|(name, _)| !grouped.contains(**name));
+        let singles = readable.iter().filter(|(_, tensor)| !grouped.contains(tensor.stored.0));
         let singles = singles.map(|(name, tensor)| Placed::alone(PlannedTensor::copied(name, tensor, request.profile)));
         let mut placed: Vec<Placed> = singles.chain(groups).collect();
+        if request.profile == Profile::Ollama {
+            check_runtime(family, &placed)?;
+        }
         check_agreement(family, &facts, &placed)?;
-        let default = (inventory.kind == SourceKind::BlockFp8 && model.is_none() && !request.quantizes())
-            .then_some(Scheme::Mxfp8);
-        let base = request.scheme.or(default);
         let mut dropped = Vec::new();
         let mut config = None;
         match model {
-            None => quantize(&mut placed, default.is_some(), base, &request, family, &facts)?,
+            None => schemes::settle(&mut placed, inventory.kind, family, &facts, &request)?,
             Some(model) => {
                 (placed, dropped) = mlx::arrange(model, placed, inventory, &facts)?;
                 let modules = mlx::quantize(model, &mut placed, &request, family, &facts)?;
                 config = Some(config::config(model, inventory, &request, &modules));
             }
         }
-        let mut notes = notes(inventory, &request, base, family, &facts, &placed);
+        let base = if request.quantizes() { request.scheme } else { schemes::shared(&placed) };
+        let mut notes = notes(inventory, &request, family, &facts, &placed);
         notes.extend(left_out(&dropped));
         let normalizations = normalizations(&placed);
         let (blobs, sidecars) = match config {
@@ -264,30 +312,6 @@ impl Plan {
     }
 }
 
-/// Gives every tensor its scheme: what was asked for, or in a source that is quantized already `base` for what is.
-fn quantize(
-    placed: &mut [Placed],
-    by_default: bool,
-    base: Option<Scheme>,
-    request: &Request,
-    family: &Family,
-    facts: &ModelFacts,
-) -> Result<()> {
-    if !request.quantizes() && !by_default {
-        return Ok(());
-    }
-    for Placed { tensor, .. } in placed {
-        if by_default && !tensor.is_decoded() {
-            tensor.why = "not quantized in the source".into();
-            continue;
-        }
-        let choice = request.policy.choose(family, facts, base, tensor)?;
-        (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
-        tensor.finite = tensor.name.ends_with(".weight");
-    }
-    Ok(())
-}
-
 /// What is said of tensors that a runtime does not load.
 fn left_out(dropped: &[String]) -> Option<String> {
     let first = quoted(dropped.first()?);
@@ -301,22 +325,20 @@ fn left_out(dropped: &[String]) -> Option<String> {
 fn notes(
     inventory: &Inventory,
     request: &Request,
-    base: Option<Scheme>,
     family: &Family,
     facts: &ModelFacts,
     placed: &[Placed],
 ) -> Vec<String> {
     let mut notes = inventory.notes.clone();
-    let schemes: BTreeSet<Scheme> = placed.iter().filter_map(|placed| placed.tensor.scheme).collect();
-    if inventory.kind == SourceKind::BlockFp8 && !schemes.is_empty() {
-        let scheme = base.map_or_else(|| "the recipe".to_owned(), |base| format!("`{base}`"));
-        notes.push(format!("The weights are FP8 already: {scheme} is a second quantization"));
-    }
     let is_ollama = request.profile == Profile::Ollama;
-    let misread = |scheme: &&Scheme| scheme.has_biases() && ![Scheme::INT4, Scheme::INT8].contains(scheme);
-    for scheme in schemes.iter().filter(|_| is_ollama).filter(misread) {
-        notes.push(format!("Ollama has no scheme `{scheme}` and would misread it"));
+    if !inventory.activations.is_empty() {
+        notes.push("Scales of activations are left out: they are none of the weights'".to_owned());
     }
+    let is_tower = |name: &String| name.contains("vision") || name.contains("visual");
+    if is_ollama && facts.vision && !inventory.tensors.keys().any(is_tower) {
+        notes.push("The config has a vision tower, but there is none: Ollama may not load the model".to_owned());
+    }
+    notes.extend(schemes::notes(placed, request));
     if let Policy::Recipe(recipe) = &request.policy {
         let reasons: Vec<&str> = placed.iter().map(|placed| &*placed.tensor.why).collect();
         notes.extend(recipe.idle(&reasons).into_iter().map(|rule| format!("Nothing is decided by {rule}")));
@@ -352,31 +374,47 @@ impl Placed {
 
 impl PlannedTensor {
     fn copied(name: &str, tensor: &Readable<'_>, profile: Profile) -> Self {
-        let length = tensor.dtype.bytes() * tensor.stored.shape.iter().product::<u64>();
-        Self {
-            name: name.to_owned(),
-            profile,
-            dtype: tensor.dtype,
-            shape: tensor.stored.shape.clone(),
-            sources: sources(&[(name, tensor)]),
-            segments: vec![Segment::run(0, 0, length)],
-            packed: None,
-            transform: Transform::Copy,
-            steps: Vec::new(),
-            scheme: None,
-            why: "no scheme was asked for".into(),
-            finite: false,
-        }
+        let shape = tensor.shape.clone();
+        Self::of_rows((name.to_owned(), profile), shape, &[tensor], &[tensor.all_rows()], Transform::Copy)
     }
 
-    /// Whether its values are decoded from block-fp8.
+    /// Takes the values that its codes stand for in place of the codes.
+    fn decode_codes(&mut self) {
+        let Some((scheme, packed)) = self.scheme.zip(self.packed.take()) else { return };
+        let kinds = 2 + usize::from(scheme.has_biases()) + usize::from(packed.global.is_some());
+        let weights = self.sources.len() / kinds;
+        for index in 0..weights {
+            let part = |kind: usize| index + kind * weights;
+            self.sources[index].decode = Some(Decode::Scheme {
+                scheme,
+                scales: part(1),
+                biases: scheme.has_biases().then(|| part(2)),
+                global: packed.global.as_ref().map(|_| part(kinds - 1)),
+            });
+        }
+        let value = self.dtype.bytes();
+        // Rows are whole groups, so that this divides.
+        let widen = |bytes: &mut u64| *bytes = *bytes / u64::from(scheme.bits()) * 8 * value;
+        for segment in &mut self.segments {
+            [&mut segment.offset, &mut segment.run].into_iter().for_each(widen);
+            segment.loops.iter_mut().for_each(|turn| widen(&mut turn.step));
+        }
+        self.scheme = None;
+    }
+
+    /// How codes of its sources are decoded.
+    pub fn decode(&self) -> Option<Decode> {
+        self.sources.iter().find_map(|source| source.decode)
+    }
+
+    /// Whether its values are decoded from codes.
     pub fn is_decoded(&self) -> bool {
-        self.sources.iter().any(|source| source.scales.is_some())
+        self.decode().is_some_and(|decode| decode != Decode::Reciprocal)
     }
 
     /// Whether its bytes are others than those of its sources.
     pub fn is_transformed(&self) -> bool {
-        self.scheme.is_some() && self.packed.is_none() || self.is_decoded() || !self.steps.is_empty()
+        self.scheme.is_some() && self.packed.is_none() || self.decode().is_some() || !self.steps.is_empty()
     }
 
     fn source_names(&self) -> impl Iterator<Item = String> {
@@ -385,10 +423,11 @@ impl PlannedTensor {
 
     /// How many bytes of weights are read for it.
     pub fn source_bytes(&self) -> u64 {
-        let stored = |segment: &Segment| {
-            let source = &self.sources[segment.source];
-            // Codes of one byte are decoded to values of two.
-            segment.bytes() / if source.scales.is_some() { Dtype::Bf16.bytes() } else { 1 }
+        let value = self.read_as().map_or(1, Float::size) as u64;
+        let stored = |segment: &Segment| match self.sources[segment.source].decode {
+            None | Some(Decode::Reciprocal) => segment.bytes(),
+            Some(Decode::Fp8 { .. }) => segment.bytes() / value,
+            Some(Decode::Scheme { scheme, .. }) => segment.bytes() / value * u64::from(scheme.bits()) / 8,
         };
         self.all_segments().map(stored).sum()
     }
@@ -410,7 +449,11 @@ impl PlannedTensor {
     /// The type of the values that are read for it, before its steps.
     pub fn read_as(&self) -> Option<Float> {
         let first = self.sources.first()?;
-        if first.scales.is_some() { Some(Float::Bf16) } else { float(first.dtype) }
+        match first.decode {
+            None => float(first.dtype),
+            Some(Decode::Scheme { scheme, scales, .. }) if scheme.has_biases() => float(self.sources[scales].dtype),
+            Some(_) => Some(Float::Bf16),
+        }
     }
 }
 
@@ -443,6 +486,14 @@ fn check_agreement(family: &Family, facts: &ModelFacts, placed: &[Placed]) -> Re
     }
 }
 
+fn check_runtime(family: &Family, placed: &[Placed]) -> Result<()> {
+    let shapes = placed.iter().map(|Placed { tensor, .. }| (tensor.name.as_str(), tensor.shape.as_slice()));
+    match (family.misread)(&shapes.collect()) {
+        Some(sentence) => Err(Error::input(sentence).hint("import the checkpoint that mlx-lm converted")),
+        None => Ok(()),
+    }
+}
+
 impl PlannedBlob {
     /// The parts of all its tensors by name, which is also the order of their data; each with the index of its
     /// tensor.
@@ -463,7 +514,7 @@ impl PlannedBlob {
         let quantized = || self.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.scheme?)));
         let entries = |prefix: String, scheme: Scheme| {
             [
-                (format!("{prefix}quant_type"), scheme.to_string()),
+                (format!("{prefix}quant_type"), quant_type(scheme)),
                 (format!("{prefix}group_size"), scheme.group_size().to_string()),
             ]
         };
@@ -478,5 +529,14 @@ impl PlannedBlob {
         let mut schemes = self.tensors.iter().filter_map(|tensor| tensor.scheme);
         let first = schemes.next()?;
         schemes.all(|scheme| scheme == first).then_some(first)
+    }
+}
+
+/// What Ollama calls a scheme. It looks for the group size beside the name.
+fn quant_type(scheme: Scheme) -> String {
+    match scheme {
+        Scheme::Affine { bits: 4, .. } => Scheme::INT4.to_string(),
+        Scheme::Affine { bits: 8, .. } => Scheme::INT8.to_string(),
+        other => other.to_string(),
     }
 }

@@ -61,26 +61,28 @@ pub fn from_fp8(code: u8) -> f32 {
     f32::from_bits(value | u32::from(code & 0x80) << 24)
 }
 
-/// The shape of block-scaled E4M3 matrices: one scale per block of 128 rows and 128 columns, where the
-/// last block of a row or column may be ragged. Several matrices (experts) follow each other, and
-/// so do their scales.
+/// The shape of block-scaled E4M3 matrices: one scale per block of rows and columns, where the last block of a
+/// row or column may be ragged. Several matrices (experts) follow each other, and so do their scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockFp8 {
     /// Rows of one matrix.
     pub rows: usize,
     /// Columns of one matrix.
     pub columns: usize,
+    /// Rows and columns of a block; neither is 0.
+    pub block: [usize; 2],
     /// Type of the scales.
     pub scale: Float,
 }
 
 impl BlockFp8 {
-    /// Rows and columns of a block.
-    pub const BLOCK: usize = 128;
+    /// The block in which DeepSeek publishes.
+    pub const BLOCK: [usize; 2] = [128, 128];
 
     /// Bytes of the scales of one matrix.
     pub fn scales_len(&self) -> usize {
-        self.rows.div_ceil(Self::BLOCK) * self.columns.div_ceil(Self::BLOCK) * self.scale.size()
+        let [high, wide] = self.block;
+        self.rows.div_ceil(high) * self.columns.div_ceil(wide) * self.scale.size()
     }
 }
 
@@ -120,13 +122,13 @@ impl<S: Element> Kernel for Decode<'_, S> {
 
     #[inline(always)]
     fn run(self) {
-        let BlockFp8 { rows, columns, .. } = self.shape;
-        let (block_rows, block_columns) = (rows.div_ceil(BlockFp8::BLOCK), columns.div_ceil(BlockFp8::BLOCK));
+        let BlockFp8 { rows, columns, block: [high, wide], .. } = self.shape;
+        let (block_rows, block_columns) = (rows.div_ceil(high), columns.div_ceil(wide));
         let decoded = self.codes.chunks_exact(columns).zip(self.out.chunks_exact_mut(columns * Bf16::SIZE));
         for (row, (codes, out)) in (self.first_row..).zip(decoded) {
-            let block_row = row / rows * block_rows + row % rows / BlockFp8::BLOCK;
+            let block_row = row / rows * block_rows + row % rows / high;
             let scales = &self.scales[block_row * block_columns * S::SIZE..][..block_columns * S::SIZE];
-            let blocks = codes.chunks(BlockFp8::BLOCK).zip(out.chunks_mut(BlockFp8::BLOCK * Bf16::SIZE));
+            let blocks = codes.chunks(wide).zip(out.chunks_mut(wide * Bf16::SIZE));
             for ((codes, out), scale) in blocks.zip(scales.chunks_exact(S::SIZE)) {
                 let scale = S::widen(scale);
                 for (code, out) in codes.iter().zip(out.chunks_exact_mut(Bf16::SIZE)) {
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn a_block_of_rows_takes_the_scales_of_its_matrix() {
         // Two matrices of 130 x 129: four blocks each, two of them one row or column wide.
-        let shape = BlockFp8 { rows: 130, columns: 129, scale: Float::F32 };
+        let shape = BlockFp8 { rows: 130, columns: 129, block: BlockFp8::BLOCK, scale: Float::F32 };
         assert_eq!(shape.scales_len(), 16);
         let scales: Vec<u8> = (1..=8).flat_map(|scale| (scale as f32).to_le_bytes()).collect();
         let codes = vec![to_fp8(2.0); 260 * 129];
@@ -197,5 +199,20 @@ mod tests {
         let mut part = vec![0; 3 * 129 * 2];
         block_fp8_decode(shape, 128, &codes[..3 * 129], &scales, &mut part);
         assert_eq!(part, whole[128 * 129 * 2..131 * 129 * 2]);
+    }
+
+    #[test]
+    fn a_block_may_be_a_row_or_a_matrix() {
+        let codes = vec![to_fp8(1.5); 4 * 3];
+        let scales: Vec<u8> = (1..=4).flat_map(|scale| (scale as f32).to_le_bytes()).collect();
+        let decoded = |rows, block| {
+            let mut out = vec![0; codes.len() * 2];
+            let shape = BlockFp8 { rows, columns: 3, block, scale: Float::F32 };
+            block_fp8_decode(shape, 0, &codes, &scales, &mut out);
+            out.chunks_exact(6).map(|row| Bf16::widen(&row[4..])).collect::<Vec<_>>()
+        };
+        assert_eq!(decoded(4, [1, 3]), [1.5, 3.0, 4.5, 6.0], "one scale per row");
+        assert_eq!(decoded(2, [2, 3]), [1.5, 1.5, 3.0, 3.0], "one per matrix of two rows");
+        assert_eq!(decoded(4, [4, 3]), [1.5; 4], "one for all");
     }
 }

@@ -200,6 +200,18 @@ fn dequantize_elements<E: Element>(
     }
 }
 
+/// Restores `out`, bfloat16, from `nvfp4` codes and scales that a third scale multiplies, as NVIDIA's tools write
+/// them: code times group scale, which is exact, times `factor` in binary32, rounded once to bfloat16.
+///
+/// # Panics
+/// When the length of a slice is not the one that `nvfp4` gives.
+pub fn nvfp4_decode(factor: f32, packed: &[u8], scales: &[u8], out: &mut [u8]) {
+    let elements = elements(Scheme::Nvfp4, out.len(), Float::Bf16);
+    check_parts(Scheme::Nvfp4, Float::Bf16, elements, packed, scales, &[], &Options::default());
+    let element = std::marker::PhantomData::<Bf16>;
+    Instructions::default().run(nvfp4::DequantizeTimes { factor, packed, scales, out, element });
+}
+
 /// The number of elements in `bytes` bytes, which must be a whole number of groups.
 fn elements(scheme: Scheme, bytes: usize, float: Float) -> usize {
     assert!(scheme.exists(), "`{scheme}` does not exist");

@@ -115,3 +115,32 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
         }
     }
 }
+
+/// Decodes codes and group scales that a third scale multiplies.
+pub(super) struct DequantizeTimes<'a, E> {
+    pub(super) factor: f32,
+    pub(super) packed: &'a [u8],
+    pub(super) scales: &'a [u8],
+    pub(super) out: &'a mut [u8],
+    pub(super) element: PhantomData<E>,
+}
+
+impl<E: Element> Kernel for DequantizeTimes<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (packed, _) = self.packed.as_chunks::<4>().0.as_chunks::<EIGHTS>();
+        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
+        for ((packed, &scale), out) in groups {
+            let scale = fp8::from_fp8(scale);
+            let codes = unpack(*packed);
+            let mut values = [0.0; GROUP];
+            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
+                // The first product has at most six bits: it is exact.
+                *value = multiply(multiply(fp4::decode(*code), scale), self.factor);
+            }
+            E::store_all(values, out);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! gpt-oss: stacked experts with true biases, gate and up rows in turn, in MXFP4 or in bfloat16; written apart, under
+//! the names that `mlx-lm` gives them. No runtime in profile `ollama` loads it from safetensors yet.
+
+use super::required::{ATTENTION, NORM, NORMS, Need, When};
+use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
+
+pub(super) static FAMILY: Family = Family {
+    name: "gpt_oss",
+    expert_globals: true,
+    misread: |_| None,
+    architectures: &["GptOssForCausalLM"],
+    model_types: &["gpt_oss"],
+    embedding: "embed_tokens.weight",
+    model: NORM,
+    layer: &[
+        Need(When::Always, NORMS),
+        Need(When::Always, ATTENTION),
+        Need(When::Always, &[&["self_attn.sinks"]]),
+        Need(When::Always, &[&["mlp.router.weight", "mlp.router.bias"]]),
+    ],
+    experts: Some(&ExpertLayout {
+        homes: &["mlp.experts"],
+        spelling: Projection::name,
+        router: "mlp.router.weight",
+        target: "mlp.experts",
+        blob: "mlp.experts",
+        projections: &[Projection::Down, Projection::Gate, Projection::Up],
+        stacking: Stacking::InTurn,
+    }),
+    policy: choose,
+    rules: "generic, router kept",
+    requires: None,
+    mlx: &[],
+};
+
+/// The router is kept as every other family's is, though the generic list does not have its name.
+fn choose(question: &Question<'_>) -> Option<Choice> {
+    question.ends(&[".mlp.router.weight"]).then(|| Choice::keep("router"))
+}
