@@ -150,7 +150,8 @@ fn families() -> String {
         let classes: Vec<String> = family.classes.iter().map(|class| code(class)).collect();
         let classes = if classes.is_empty() { "every other".to_owned() } else { classes.join(", ") };
         let requires = family.requires.unwrap_or("–");
-        writeln!(out, "| {} | {tensors} | {blob} | {requires} | {classes} |", family.name).unwrap();
+        let name = if family.draft { format!("{}, a draft", family.name) } else { family.name.to_owned() };
+        writeln!(out, "| {name} | {tensors} | {blob} | {requires} | {classes} |").unwrap();
     }
     out
 }

@@ -12,13 +12,8 @@ pub(super) static FAMILY: Family = Family {
     name: "gemma4",
     expert_globals: false,
     misread: |_| None,
-    architectures: &[
-        "Gemma4ForCausalLM",
-        "Gemma4ForConditionalGeneration",
-        "Gemma4UnifiedForCausalLM",
-        "Gemma4UnifiedForConditionalGeneration",
-    ],
-    model_types: &["gemma4", "gemma4_text", "gemma4_unified"],
+    architectures: &["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"],
+    model_types: &["gemma4", "gemma4_text"],
     embedding: "embed_tokens.weight",
     model: &[
         Need(When::Always, &[&["norm.weight"]]),
@@ -152,7 +147,7 @@ fn rename_text(name: &str, facts: &ModelFacts) -> Option<String> {
     (!(contains(&range) || is_shared && contains(&key_or_value))).then(|| name.to_owned())
 }
 
-fn choose(question: &Question<'_>) -> Option<Choice> {
+pub(super) fn choose(question: &Question<'_>) -> Option<Choice> {
     if question.is_embedding() {
         return Some(question.eight_bit_or_base("embedding, also the output head: 8 bits"));
     }

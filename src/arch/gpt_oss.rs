@@ -1,7 +1,7 @@
 //! gpt-oss: stacked experts with true biases, gate and up rows in turn, in MXFP4 or in bfloat16; written apart, under
 //! the names that `mlx-lm` gives them. No runtime in profile `ollama` loads it from safetensors yet.
 
-use super::required::{ATTENTION, NORM, NORMS, Need, When};
+use super::required::{ATTENTION, ATTENTION_BIASES, NORM, NORMS, Need, When};
 use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
@@ -15,6 +15,8 @@ pub(super) static FAMILY: Family = Family {
     layer: &[
         Need(When::Always, NORMS),
         Need(When::Always, ATTENTION),
+        Need(When::Config(&["attention_bias"]), ATTENTION_BIASES),
+        Need(When::Config(&["attention_bias"]), &[&["self_attn.o_proj.bias"]]),
         Need(When::Always, &[&["self_attn.sinks"]]),
         Need(When::Always, &[&["mlp.router.weight", "mlp.router.bias"]]),
     ],

@@ -4,10 +4,14 @@
 
 mod cohere2_moe;
 mod deepseek_v3;
+mod dflash;
 mod experts;
 mod facts;
 mod gemma3;
 mod gemma4;
+mod gemma4_assistant;
+mod gemma4_unified;
+mod gemma4_unified_assistant;
 mod generic;
 mod glimmer;
 mod glm4_moe_lite;
@@ -73,11 +77,12 @@ pub struct Family {
 pub const OLDEST_RUNTIME: &str = "0.19.0";
 
 /// Every family with rules of its own, in alphabetical order.
-pub static FAMILIES: [&Family; 16] = [
+pub static FAMILIES: [&Family; 17] = [
     &cohere2_moe::FAMILY,
     &deepseek_v3::FAMILY,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
+    &gemma4_unified::FAMILY,
     &glimmer::FAMILY,
     &glm4_moe_lite::FAMILY,
     &gpt_oss::FAMILY,
@@ -92,21 +97,28 @@ pub static FAMILIES: [&Family; 16] = [
     &qwen3_next::FAMILY,
 ];
 
+/// Every family of drafts, which guess for a larger model, in alphabetical order.
+pub static DRAFTS: [&Family; 3] = [&dflash::FAMILY, &gemma4_assistant::FAMILY, &gemma4_unified_assistant::FAMILY];
+
 impl Family {
     /// The family that `facts` name: by class, else by model type, else the generic one.
     pub fn of(facts: &ModelFacts) -> &'static Self {
-        let by_class = FAMILIES
-            .iter()
+        let known = || FAMILIES.iter().chain(&DRAFTS);
+        let by_class = known()
             .find(|family| facts.architecture.as_deref().is_some_and(|class| family.architectures.contains(&class)));
-        let by_type = || {
-            FAMILIES.iter().find(|family| facts.model_types.iter().any(|kind| family.model_types.contains(&&**kind)))
-        };
+        let by_type =
+            || known().find(|family| facts.model_types.iter().any(|kind| family.model_types.contains(&&**kind)));
         by_class.or_else(by_type).copied().unwrap_or(&generic::FAMILY)
     }
 
-    /// Every family, the one of everything unknown last.
+    /// Every family, those of drafts behind the others, the one of everything unknown last.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        FAMILIES.into_iter().chain([&generic::FAMILY])
+        FAMILIES.into_iter().chain(DRAFTS).chain([&generic::FAMILY])
+    }
+
+    /// Whether its models guess for a larger one, and are nothing without it.
+    pub fn is_draft(&self) -> bool {
+        DRAFTS.iter().any(|draft| std::ptr::eq(self, *draft))
     }
 
     /// Whether this is the family of everything unknown.
@@ -124,16 +136,22 @@ impl Family {
     pub fn choose(&self, question: &Question<'_>) -> Choice {
         (self.policy)(question).unwrap_or_else(|| policy::generic(question))
     }
+
+    /// The same for a model that serves another as a draft, whatever its family.
+    pub fn choose_as_draft(&self, question: &Question<'_>) -> Choice {
+        policy::draft_head(question).unwrap_or_else(|| self.choose(question))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::Scheme;
 
     #[test]
     fn every_class_and_name_belongs_to_one_family() {
         let mut seen = std::collections::BTreeSet::new();
-        for family in FAMILIES {
+        for family in FAMILIES.into_iter().chain(DRAFTS) {
             assert!(seen.insert(family.name), "{}", family.name);
             for class in family.architectures {
                 assert!(seen.insert(class), "{class}");
@@ -142,6 +160,50 @@ mod tests {
                 assert!(*kind == family.name || seen.insert(kind), "{kind}");
             }
         }
-        assert!(FAMILIES.is_sorted_by_key(|family| family.name));
+        assert!(FAMILIES.is_sorted_by_key(|family| family.name) && DRAFTS.is_sorted_by_key(|family| family.name));
+    }
+
+    fn scheme(family: &Family, base: Scheme, name: &str, shape: &[u64]) -> Option<Scheme> {
+        let facts = ModelFacts { layers: Some(8), ..ModelFacts::default() };
+        family.choose(&Question { base, name, shape, facts: &facts }).scheme
+    }
+
+    #[test]
+    fn every_family_keeps_the_values_of_its_towers() {
+        for family in Family::all() {
+            for base in [Scheme::INT4, Scheme::INT8, Scheme::Nvfp4, Scheme::Mxfp4, Scheme::Mxfp8] {
+                for name in [
+                    "model.visual.blocks.0.attn.qkv.weight",
+                    "model.visual.merger.linear_fc1.weight",
+                    "vision_tower.blocks.0.mlp.linear_fc1.weight",
+                    "model.vision_tower.encoder.layers.0.self_attn.q_proj.linear.weight",
+                    "model.embed_vision.embedding_projection.weight",
+                    "model.audio_tower.layers.0.attn.q_proj.weight",
+                    "model.embed_audio.embedding_projection.weight",
+                ] {
+                    assert_eq!(scheme(family, base, name, &[128, 128]), None, "{} {base} {name}", family.name);
+                }
+            }
+        }
+        for name in ["self_attn.v_proj", "self_attn.k_proj", "mlp.down_proj"] {
+            let name = format!("model.vision_tower.encoder.layers.0.{name}.linear.weight");
+            assert_eq!(scheme(&gemma4::FAMILY, Scheme::INT4, &name, &[128, 128]), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_prediction_head_has_the_rules_of_the_layers() {
+        for family in [&qwen3_5::FAMILY, &qwen3_next::FAMILY] {
+            for (name, shape, expected) in [
+                ("mtp.fc.weight", &[128, 256][..], Some(Scheme::INT4)),
+                ("mtp.layers.0.self_attn.q_proj.weight", &[128, 128], Some(Scheme::INT4)),
+                ("mtp.layers.0.self_attn.v_proj.weight", &[128, 128], Some(Scheme::INT8)),
+                ("mtp.layers.0.mlp.experts.down_proj.weight", &[4, 128, 64], Some(Scheme::INT8)),
+                ("mtp.layers.0.mlp.gate.weight", &[64, 128], None),
+                ("mtp.pre_fc_norm_hidden.weight", &[2048], None),
+            ] {
+                assert_eq!(scheme(family, Scheme::INT4, name, shape), expected, "{} {name}", family.name);
+            }
+        }
     }
 }

@@ -135,6 +135,12 @@ pub fn more_bits(layer: u64, layers: u64) -> bool {
     layers > 0 && (layer < first || layer >= last || (layer - first) % 3 == 2)
 }
 
+/// What is different in a draft: how good its head is only decides how many of its guesses are right.
+pub(super) fn draft_head(question: &Question<'_>) -> Option<Choice> {
+    let is_head = question.is_embedding() || question.ends(&["lm_head.weight"]);
+    is_head.then(|| question.base_or_keep("embedding or output head of a draft"))
+}
+
 /// The rules for every family, from the first that applies.
 pub(super) fn generic(question: &Question<'_>) -> Choice {
     let expert = question.is_expert();

@@ -7,7 +7,8 @@ use super::experts::split_layer;
 use super::facts::LayerKind;
 use super::{Family, ModelFacts};
 
-/// The names of tensors that only make sense together.
+/// The names of tensors that only make sense together: relative to a layer, or to the prefix where the embedding is, or
+/// from the root, behind a `/`.
 pub(super) type Form = &'static [&'static str];
 
 /// Tensors without which a model is not whole, in each form in which checkpoints have them. Where the condition
@@ -122,9 +123,11 @@ impl Family {
                 None => _ = model.insert(name),
             }
         }
+        let rooted: Vec<String> = names.iter().map(|name| format!("/{name}")).collect();
+        model.extend(rooted.iter().map(String::as_str));
         let outside = self.model.iter().find_map(|need| {
             let name = need.missing(need.0.holds(facts, 0, &model), &model)?;
-            Some(format!("{container}{name}"))
+            Some(name.strip_prefix('/').map_or_else(|| format!("{container}{name}"), str::to_owned))
         });
         let head = || {
             let lacks = !names.iter().any(|name| *name == "lm_head.weight" || name.ends_with(".lm_head.weight"));

@@ -34,6 +34,7 @@ impl Families {
 fn object(family: &Known) -> serde_json::Value {
     json!({
         "name": family.name,
+        "draft": family.draft,
         "classes": family.classes,
         "modelTypes": family.model_types,
         "experts": family.experts.as_ref().map(|experts| json!({ "tensors": experts.tensors, "blob": experts.blob })),
@@ -50,7 +51,7 @@ fn drawn(family: &Known) -> String {
     };
     let requires = family.requires.unwrap_or("no version loads it yet").to_owned();
     let rows = [
-        ("family", family.name.to_owned()),
+        ("family", if family.draft { format!("{}, a draft", family.name) } else { family.name.to_owned() }),
         ("classes", classes),
         ("experts", experts),
         ("policy", family.policy.to_owned()),

@@ -7,6 +7,8 @@ use crate::arch::Family;
 pub struct Known {
     /// Its name.
     pub name: &'static str,
+    /// Whether its models are drafts, which guess for a larger model.
+    pub draft: bool,
     /// The classes of a config's `architectures` that it covers; empty for the family of everything else.
     pub classes: &'static [&'static str],
     /// The values of `model_type` it covers when the class is unknown.
@@ -28,7 +30,7 @@ pub struct Experts {
     pub blob: String,
 }
 
-/// Every family by name, and last the one of everything else.
+/// Every family by name, those of drafts behind the others, and last the one of everything else.
 pub fn families() -> Vec<Known> {
     Family::all().map(known).collect()
 }
@@ -44,6 +46,7 @@ fn known(family: &'static Family) -> Known {
     });
     Known {
         name: family.name,
+        draft: family.is_draft(),
         classes: family.architectures,
         model_types: family.model_types,
         experts,

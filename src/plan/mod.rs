@@ -347,6 +347,10 @@ fn notes(
         let class = facts.architecture.as_deref().unwrap_or("unknown");
         notes.push(format!("{} has no rules of its own: the generic policy is used", quoted(class)));
     }
+    let has = |fragment: &str| inventory.tensors.keys().any(|name| name.contains(fragment));
+    if is_ollama && facts.vision && !has("vision") && !has("visual") {
+        notes.push("The config describes a vision tower that is not there: Ollama may refuse the model".into());
+    }
     if is_ollama && facts.tied == Some(true) && inventory.tensors.keys().any(|name| name.ends_with("lm_head.weight")) {
         notes
             .push("The config ties the output head to the embedding, yet `lm_head.weight` is there: it is kept".into());
