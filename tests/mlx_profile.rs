@@ -127,6 +127,14 @@ fn every_twin_is_what_mlx_lm_made() {
         ("glm4-moe-lite-bf16", "glm4-moe-lite-bf16", "none"),
         ("glm4-moe-lite-q4", "glm4-moe-lite-bf16", "int4"),
         ("deepseek-v3-from-fp8-bf16", "fp8-deepseek-v3", "none"),
+        ("gpt-oss-mxfp4", "gpt-oss-mxfp4", "none"),
+        // What mlx-lm wrote is kept.
+        ("gpt-oss-mxfp4", "mlx-gpt-oss-mxfp4", "none"),
+        ("llama-mxfp4", "mlx-llama-mxfp4", "none"),
+        ("llama8l-recipe36", "mlx-llama8l-recipe36", "none"),
+        ("qwen3-moe-mixed", "mlx-qwen3-moe-mixed", "none"),
+        ("qwen3_5-moe-q4", "mlx-qwen3_5-moe-q4", "none"),
+        ("gemma4-moe-q4", "mlx-gemma4-moe-q4", "none"),
     ];
     for (twin, source, asked) in twins {
         let request = match asked {

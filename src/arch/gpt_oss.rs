@@ -1,6 +1,7 @@
 //! gpt-oss: stacked experts with true biases, gate and up rows in turn, in MXFP4 or in bfloat16; written apart, under
 //! the names that `mlx-lm` gives them. No runtime in profile `ollama` loads it from safetensors yet.
 
+use super::mlx::{self, Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{ATTENTION, ATTENTION_BIASES, NORM, NORMS, Need, When};
 use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
 
@@ -32,8 +33,21 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "generic, router kept",
     requires: None,
-    mlx: &[],
+    mlx: &[Mlx {
+        model_types: &["gpt_oss"],
+        head: Head { path: "lm_head", tied: Tied::Never },
+        blocks: &[&[mlx::ATTENTION], &[&[parameter("self_attn.sinks")]], &[MOE], &[mlx::NORMS]],
+        eight_bits: &["router"],
+        ..PLAIN
+    }],
 };
+
+const MOE: &[Module] = &[
+    matrix("mlp.experts.gate_proj"),
+    matrix("mlp.experts.up_proj"),
+    matrix("mlp.experts.down_proj"),
+    matrix("mlp.router"),
+];
 
 /// The router is kept as every other family's is, though the generic list does not have its name.
 fn choose(question: &Question<'_>) -> Option<Choice> {

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::mlx::Quantized;
-use super::{PlannedBlob, PlannedFile, Policy, Request};
+use super::mlx::ROUTER;
+use super::{Placed, PlannedBlob, PlannedFile, Policy, Request};
 use crate::arch::Mlx;
 use crate::inventory::{Inventory, SourceKind};
 use crate::json;
@@ -24,8 +24,8 @@ pub(super) fn files(inventory: &Inventory, config: &Value, blobs: &[PlannedBlob]
 }
 
 /// The config: without what mlx-lm does not keep, with the end of text that generation goes by, and with what was
-/// quantized how. `named` are the modules that do not follow the request's scheme.
-pub(super) fn config(model: &Mlx, inventory: &Inventory, request: &Request, named: &[Quantized]) -> Value {
+/// quantized how.
+pub(super) fn config(model: &Mlx, inventory: &Inventory, request: &Request, placed: &[Placed]) -> Value {
     let mut config: Map<String, Value> = inventory.config.as_object().cloned().unwrap_or_default();
     let end = &inventory.generation["eos_token_id"];
     let is_set = match end {
@@ -43,20 +43,35 @@ pub(super) fn config(model: &Mlx, inventory: &Inventory, request: &Request, name
         forget_quantization(&mut config);
         config.get_mut("text_config").and_then(Value::as_object_mut).into_iter().for_each(forget_quantization);
     }
-    if request.quantizes() {
-        // With a recipe every module is named, and mlx-lm leaves its own default here.
-        let base = request.scheme.filter(|_| request.policy == Policy::Family).unwrap_or(Scheme::INT4);
-        let mut quantization = json!({"group_size": base.group_size(), "bits": base.bits(), "mode": base.mode()});
-        for Quantized { path, scheme, names_mode } in named {
-            quantization[path] = json!({"group_size": scheme.group_size(), "bits": scheme.bits()});
-            if *names_mode {
-                quantization[path]["mode"] = scheme.mode().into();
-            }
-        }
+    // Codes that mlx-lm wrote are described already.
+    let quantization = Some(&inventory.config["quantization"]).filter(|own| own.is_object() && !request.quantizes());
+    if let Some(quantization) = quantization.cloned().or_else(|| quantization_of(request, placed)) {
         config.insert("quantization".to_owned(), quantization.clone());
         config.insert("quantization_config".to_owned(), quantization);
     }
     Value::Object(config)
+}
+
+/// What is quantized how: one scheme for all modules, and each that does not follow it by path.
+fn quantization_of(request: &Request, placed: &[Placed]) -> Option<Value> {
+    let tensors = placed.iter().map(|placed| &placed.tensor).filter(|tensor| tensor.scheme.is_some());
+    let base = match request.policy {
+        Policy::Family => request.scheme.or_else(|| tensors.clone().find_map(|tensor| tensor.scheme))?,
+        // With a recipe every module is named, and mlx-lm leaves its own default here.
+        _ => Scheme::INT4,
+    };
+    let mut quantization = json!({"group_size": base.group_size(), "bits": base.bits(), "mode": base.mode()});
+    for tensor in tensors {
+        let Some((path, scheme)) = tensor.name.strip_suffix(".weight").zip(tensor.scheme) else { continue };
+        let is_router = tensor.why == ROUTER;
+        if scheme != base || is_router || request.policy != Policy::Family {
+            quantization[path] = json!({"group_size": scheme.group_size(), "bits": scheme.bits()});
+            if !is_router {
+                quantization[path]["mode"] = scheme.mode().into();
+            }
+        }
+    }
+    Some(quantization)
 }
 
 /// Of weights that were decoded mlx-lm keeps no word but the one that it does not mind: `fp8`.

@@ -43,6 +43,11 @@ pub(super) fn arrange(
                 continue;
             }
         }
+        // mlx-lm has no place for a global scale, and codes cannot be transposed.
+        let has_global = tensor.packed.as_ref().is_some_and(|packed| packed.global.is_some());
+        if has_global || model.latent && tensor.name.ends_with(".kv_b_proj.weight") {
+            tensor.decode_codes();
+        }
         if convolves && tensor.shape.len() == 1 && ends(&tensor.name, model.offset_norms) {
             tensor.steps.push(Step::AddOne);
         }
@@ -124,41 +129,32 @@ fn heads(attention: &str, tensor: &PlannedTensor, facts: &ModelFacts) -> Result<
     ])
 }
 
-/// How a module was quantized, in the words of the config.
-pub(super) struct Quantized {
-    /// The module's path.
-    pub(super) path: String,
-    pub(super) scheme: Scheme,
-    /// Whether the config names the mode, as it does for what a recipe chose.
-    pub(super) names_mode: bool,
-}
+/// Why a matrix has the 8 bits that the model itself gives it.
+pub(super) const ROUTER: &str = "router: 8 bits";
 
-/// Gives every matrix its scheme; returns the modules that the config must name, which is all that do not follow
-/// the one scheme that was asked for.
+/// Gives every matrix its scheme. Codes of the source are kept, unless the request leads to another scheme.
 pub(super) fn quantize(
     model: &Mlx,
     placed: &mut [Placed],
     request: &Request,
     family: &Family,
     facts: &ModelFacts,
-) -> Result<Vec<Quantized>> {
-    let mut named = Vec::new();
+) -> Result<()> {
     if !request.quantizes() {
-        return Ok(named);
+        return Ok(());
     }
-    for Placed { tensor, .. } in placed.iter_mut().filter(|placed| placed.tensor.packed.is_none()) {
+    for Placed { tensor, .. } in placed {
         let path = tensor.name.strip_suffix(".weight");
-        tensor.finite = path.is_some();
         let is_matrix = model.module(&tensor.name).is_some_and(|module| module.is_matrix);
         let Some(path) = path.filter(|_| is_matrix && tensor.float().is_some()) else {
+            tensor.finite = path.is_some();
             tensor.why = "mlx-lm keeps it".into();
             continue;
         };
         let (name, shape) = (&tensor.name, &tensor.shape);
-        let is_exception = request.policy == Policy::Family && ends(path, model.eight_bits);
         let choice = match (&request.policy, request.scheme) {
             (Policy::Family, base) => match base.filter(|base| base.divides(shape)) {
-                Some(_) if is_exception => Choice::quantize(Scheme::INT8, "router: 8 bits"),
+                Some(_) if ends(path, model.eight_bits) => Choice::quantize(Scheme::INT8, ROUTER),
                 Some(base) => Choice::quantize(base, "base scheme"),
                 None => Choice::keep("rows do not divide into groups"),
             },
@@ -166,12 +162,16 @@ pub(super) fn quantize(
             (Policy::Resolved(schemes), _) => Policy::resolved(schemes, name, shape),
         };
         let scheme = choice.scheme.filter(|scheme| scheme.divides(shape));
-        if let Some(scheme) = scheme.filter(|_| is_exception || request.policy != Policy::Family) {
-            named.push(Quantized { path: path.to_owned(), scheme, names_mode: !is_exception });
+        if tensor.packed.is_some() {
+            if scheme.is_none() || [scheme, request.scheme].contains(&tensor.scheme) {
+                continue;
+            }
+            tensor.decode_codes();
         }
+        tensor.finite = true;
         (tensor.scheme, tensor.why) = (scheme, choice.why);
     }
-    Ok(named)
+    Ok(())
 }
 
 /// mlx-lm loads a model only with all of its parameters, and no others.

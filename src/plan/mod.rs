@@ -260,10 +260,6 @@ impl Plan {
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
         let model = (request.profile == Profile::Mlx).then(|| mlx::model(family, &facts)).transpose()?;
-        if model.is_some() && matches!(inventory.kind, SourceKind::Prequantized(_)) {
-            let message = format!("Importing a checkpoint of kind `{}` for mlx-lm is not supported", inventory.kind);
-            return Err(Error::input(message).hint("leave `--profile` out, or import the float checkpoint"));
-        }
         let layout = model.and_then(|model| model.experts).or(family.experts);
         let readable = readable(inventory, layout)?;
         let groups = group::expert_groups(&readable, family, layout, &facts, request.profile)?;
@@ -281,8 +277,8 @@ impl Plan {
             None => schemes::settle(&mut placed, inventory.kind, family, &facts, &request)?,
             Some(model) => {
                 (placed, dropped) = mlx::arrange(model, placed, inventory, &facts)?;
-                let modules = mlx::quantize(model, &mut placed, &request, family, &facts)?;
-                config = Some(config::config(model, inventory, &request, &modules));
+                mlx::quantize(model, &mut placed, &request, family, &facts)?;
+                config = Some(config::config(model, inventory, &request, &placed));
             }
         }
         let base = if request.quantizes() { request.scheme } else { schemes::shared(&placed) };

@@ -69,6 +69,9 @@ CASES = [("llama-untied-bf16", mode, {}) for mode in MODES if mode != "mixed-3-6
     ("nemotron-h-bf16", "none", {}),
     ("nemotron-h-bf16", "int4", {}),
     ("laguna-bf16", "int4", {}),
+    ("gpt-oss-mxfp4", "none", {}),
+    ("mlx-gemma4-moe-q4", "none", {}),
+    ("mlx-qwen3-moe-mixed", "none", {}),
 ]
 
 
