@@ -1,8 +1,9 @@
 //! The second suite: kiln with the programs that its users have. `docker-registry` keeps what kiln pushes,
-//! `skopeo` reads what kiln stores and serves; `registry-fixtures` starts them. A program that is missing
+//! `skopeo` and `oras` read what kiln stores and serves; `registry-fixtures` starts them. A program that is missing
 //! fails the tests that need it: what could not run has not passed.
 //!
-//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils` and `skopeo`.
+//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils`, `skopeo` and
+//! `oras`; `ci/oras.sh` says where the last one comes from.
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
@@ -16,4 +17,5 @@ mod killed;
 #[allow(dead_code, reason = "the tests of the command line use all of it")]
 mod place;
 mod registry;
+mod served;
 mod skopeo;

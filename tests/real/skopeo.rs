@@ -13,8 +13,13 @@ use crate::place::{Place, Run};
 use crate::registry::{Registry, stored_manifest};
 
 /// Runs skopeo with these words.
-fn skopeo(place: &Place, words: &str) -> Run {
-    let mut command = Command::new(find("skopeo", "skopeo").unwrap_or_else(|problem| panic!("{problem}")));
+pub(crate) fn skopeo(place: &Place, words: &str) -> Run {
+    program(place, "skopeo", "skopeo", words)
+}
+
+/// Runs a program of a Debian package with these words.
+pub(crate) fn program(place: &Place, program: &str, package: &str, words: &str) -> Run {
+    let mut command = Command::new(find(program, package).unwrap_or_else(|problem| panic!("{problem}")));
     command
         .args(words.split_whitespace())
         .current_dir(place.path(""))
@@ -37,7 +42,7 @@ fn copy(place: &Place, from: &str, to: &str) -> Run {
 }
 
 /// The digest of the manifest at `location`, of the very bytes.
-fn digest_at(place: &Place, location: &str) -> String {
+pub(crate) fn digest_at(place: &Place, location: &str) -> String {
     let tls = if location.starts_with("docker://") { "--tls-verify=false" } else { "" };
     let run = skopeo(place, &format!("inspect --raw {tls} {location}"));
     run.expect(0);
@@ -51,7 +56,7 @@ fn blobs(place: &Place, layout: &str) -> BTreeMap<OsString, Vec<u8>> {
 }
 
 /// A place with the model `demo:mp` in ModelPack's dialect, and its digest.
-fn place_with_modelpack() -> (Place, String) {
+pub(crate) fn place_with_modelpack() -> (Place, String) {
     let place = Place::new();
     place.checkpoint("qwen3-moe-12e-bf16", "checkpoint");
     place.kiln("create demo:mp checkpoint --quantize int4 --dialect modelpack").expect(0);
