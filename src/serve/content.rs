@@ -2,7 +2,7 @@
 //! replies.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,14 +15,14 @@ use crate::storage::ByteStream;
 /// A request's body: it can be read once.
 pub(super) struct Arriving {
     stream: Mutex<Option<ByteStream>>,
-    received: std::sync::Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
 }
 
 impl Arriving {
     /// A body that may be silent for as long as `patience`.
     pub(super) fn new(body: Body, patience: Duration) -> Self {
-        let received = std::sync::Arc::new(AtomicU64::new(0));
-        let count = std::sync::Arc::clone(&received);
+        let received = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&received);
         let broken = |cause| {
             Error::new(ErrorKind::Registry, "The client stopped sending in the middle of a body").caused_by(cause)
         };

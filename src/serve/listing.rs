@@ -9,12 +9,12 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::refusal::{Code, Failure, Refusal};
+use super::refusal::{Code, Refusal};
 use super::route::{Repository, repository_name};
 use super::{Answer, Exchange, Served, reply, value};
 use crate::error::Result;
 use crate::json;
-use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType, Reference};
+use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -170,29 +170,6 @@ impl<S: Served> Exchange<'_, S> {
             *response.body_mut() = body.into();
         }
         response
-    }
-
-    /// DELETE of a manifest or a tag: the names go, the content stays for whoever shares it.
-    pub(super) async fn remove_manifest(&self, reference: &Reference) -> Answer {
-        if self.server.store.untag(reference).await? {
-            return Ok(reply(StatusCode::ACCEPTED, []));
-        }
-        Err(Refusal::not_found(Code::ManifestUnknown, format!("Not in this registry: `{reference}`")).into())
-    }
-
-    /// DELETE of a blob, which is in all repositories or in none.
-    pub(super) async fn remove_blob(&self, digest: &Digest) -> Answer {
-        use crate::storage::Removal;
-        match self.server.store.remove(digest).await? {
-            Removal::Removed => Ok(reply(StatusCode::ACCEPTED, [])),
-            Removal::Absent => {
-                Err(Failure::from(Refusal::not_found(Code::BlobUnknown, format!("Not in this registry: `{digest}`"))))
-            }
-            Removal::Needed => {
-                let message = format!("A manifest needs `{digest}`");
-                Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message).into())
-            }
-        }
     }
 }
 

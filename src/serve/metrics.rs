@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody as _};
@@ -91,7 +91,7 @@ impl Metrics {
         }
     }
 
-    fn requests(&self) -> std::sync::MutexGuard<'_, BTreeMap<(&'static str, u16), u64>> {
+    fn requests(&self) -> MutexGuard<'_, BTreeMap<(&'static str, u16), u64>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

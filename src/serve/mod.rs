@@ -10,6 +10,7 @@ mod listing;
 mod metrics;
 mod read;
 mod refusal;
+mod remove;
 mod route;
 mod upload;
 mod write;
