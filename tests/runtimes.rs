@@ -489,7 +489,9 @@ fn checkpoints() -> Vec<(String, Inventory)> {
     let paths = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
     let whole = paths.filter(|path| path.join("config.json").exists());
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    whole.map(|path| (name(&path), Inventory::of(&Checkpoint::open(&path).unwrap()).unwrap())).collect()
+    let listed = whole.map(|path| (name(&path), Inventory::of(&Checkpoint::open(&path).unwrap()).unwrap()));
+    // Those in codes keep schemes that no runtime may know, and MLX's conventions.
+    listed.filter(|(_, inventory)| !matches!(inventory.kind, SourceKind::Prequantized(_))).collect()
 }
 
 /// A model of the names that a class of which there is no checkpoint has; `{}` stands for the layer.
@@ -500,8 +502,17 @@ fn made_up(config: Value, names: &[&str]) -> Inventory {
     });
     let shape = |name: &str| if name.contains("norm") { vec![128] } else { vec![128, 128] };
     let tensors = names.map(|name| (name.clone(), Tensor { dtype: Dtype::Bf16, shape: shape(&name) })).collect();
-    let (sidecars, template, notes) = (Vec::new(), None, Vec::new());
-    Inventory { config, tensors, sidecars, kind: SourceKind::Float, template, notes, generation: Value::Null }
+    Inventory {
+        config,
+        tensors,
+        sidecars: Vec::new(),
+        kind: SourceKind::Float,
+        coded: BTreeMap::new(),
+        activations: BTreeSet::new(),
+        template: None,
+        notes: Vec::new(),
+        generation: Value::Null,
+    }
 }
 
 fn glimmer() -> Inventory {

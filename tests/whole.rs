@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln::inventory::Inventory;
+use kiln::inventory::{Inventory, SourceKind};
 use kiln::plan::{Plan, Request};
 use kiln::source::Checkpoint;
 
@@ -30,7 +30,8 @@ fn each_tensor_is_missed() {
     for path in checkpoints() {
         let whole = Inventory::of(&Checkpoint::open(&path).unwrap()).unwrap();
         let plan = Plan::new(&whole, Request::default()).unwrap();
-        if plan.family.is_generic() {
+        // The parts of a weight in codes are missed when the checkpoint is listed.
+        if plan.family.is_generic() || matches!(whole.kind, SourceKind::Prequantized(_)) {
             continue;
         }
         models += 1;
