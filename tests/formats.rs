@@ -14,7 +14,7 @@ use kiln::arch::FAMILIES;
 use kiln::manifest::{Dialect, layer_name};
 use kiln::oci::{Descriptor, Manifest, Reference};
 use kiln::ops::create::{Options, create};
-use kiln::plan::{Recipe, Request};
+use kiln::plan::{Profile, Recipe, Request};
 use kiln::quant::{Float, Scheme};
 use kiln::store::Store;
 use serde_json::{Value, json};
@@ -33,14 +33,13 @@ struct Made<'a> {
 
 impl<'a> Made<'a> {
     fn new(store: &'a Store, name: &str, dialect: Dialect) -> Self {
+        Self::asked(store, name, dialect, Request { scheme: Some(Scheme::INT4), ..Request::default() })
+    }
+
+    fn asked(store: &'a Store, name: &str, dialect: Dialect, request: Request) -> Self {
         let name: Reference = name.parse().unwrap();
-        let options = Options {
-            name: name.clone(),
-            source: root().join(CHECKPOINT).into(),
-            request: Request { scheme: Some(Scheme::INT4), ..Request::default() },
-            dialect,
-            threads: 2,
-        };
+        let options =
+            Options { name: name.clone(), source: root().join(CHECKPOINT).into(), request, dialect, threads: 2 };
         create(store, &options, &Progress::silent()).unwrap();
         let target = store.find(&name).unwrap().unwrap();
         let (manifest, bytes) = store.manifest(&target).unwrap();
@@ -55,7 +54,7 @@ impl<'a> Made<'a> {
     /// The manifest with the first layer of each kind that is shown and the last.
     fn shown(&self) -> String {
         let mut value: Value = serde_json::from_slice(&self.bytes).unwrap();
-        let shown = [QUERY, EXPERTS, "config.json", "LICENSE", "kiln.lock"];
+        let shown = [QUERY, EXPERTS, "model-00001-of-00005", "config.json", "LICENSE", "kiln.lock"];
         let layers = self.manifest.layers.iter().zip(value["layers"].take().as_array().unwrap().clone());
         let layers = layers.filter(|(layer, _)| shown.contains(&&*layer_name(layer))).map(|(_, value)| value);
         value["layers"] = layers.collect();
@@ -188,6 +187,10 @@ fn blocks() -> BTreeMap<&'static str, String> {
     let store = Store::open(&place.path().join("store")).unwrap();
     let ollama = Made::new(&store, "qwen3-moe:int4", Dialect::Ollama);
     let modelpack = Made::new(&store, "qwen3-moe:int4-modelpack", Dialect::ModelPack);
+    // In a store of its own, so that the index has two models.
+    let other = Store::open(&place.path().join("other")).unwrap();
+    let files = Request { profile: Profile::Hf, ..Request::default() };
+    let docker = Made::asked(&other, "qwen3-moe:docker", Dialect::Docker, files);
     let (query, experts) = (ollama.blob(QUERY), ollama.blob(EXPERTS));
     let (json, start) = header(&query);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -216,6 +219,13 @@ fn blocks() -> BTreeMap<&'static str, String> {
             config["modelfs"]["diffIds"].as_array_mut().unwrap().truncate(1);
             fenced("json", &config.to_string())
         }),
+        ("docker config", {
+            let config = other.read_blob(&docker.manifest.config).unwrap();
+            let mut config: Value = serde_json::from_slice(&config).unwrap();
+            config["rootfs"]["diff_ids"].as_array_mut().unwrap().truncate(1);
+            fenced("json", &config.to_string())
+        }),
+        ("docker manifest", fenced("json", &docker.shown())),
         ("manifest", fenced("json", &ollama.shown())),
         ("modelpack manifest", fenced("json", &modelpack.shown())),
         ("lock", fenced("json", &lock(&ollama.blob("kiln.lock")))),

@@ -202,13 +202,14 @@ impl ValueEnum for Profile {
 
 impl ValueEnum for Dialect {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Ollama, Self::ModelPack]
+        &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let reader = match self {
             Self::Ollama => "runs after `ollama pull`",
             Self::ModelPack => "the CNCF ModelPack specification",
+            Self::Docker => "Docker Model Runner's; for profiles mlx and hf",
         };
         Some(PossibleValue::new(self.name()).help(reader))
     }

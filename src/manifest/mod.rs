@@ -1,6 +1,7 @@
 //! What a manifest says, in each dialect: the config blob, the layers, and `kiln.lock`. Pure: bytes and
 //! values only.
 
+mod docker;
 mod file;
 mod lock;
 mod modelpack;
@@ -23,20 +24,32 @@ pub enum Dialect {
     Ollama,
     /// The CNCF ModelPack specification v0.0.7 on an OCI manifest: what `skopeo` and `oras` can copy.
     ModelPack,
+    /// Docker Model Runner's configuration v0.2 on an OCI manifest.
+    Docker,
 }
 
 impl Dialect {
+    /// Every dialect, the default first.
+    pub const ALL: [Self; 3] = [Self::Ollama, Self::ModelPack, Self::Docker];
+
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ollama => "ollama",
             Self::ModelPack => "modelpack",
+            Self::Docker => "docker",
         }
     }
 
     /// The dialect a manifest is spelled in.
     pub fn of(manifest: &Manifest) -> Self {
-        if manifest.media_type == MediaType::DOCKER_MANIFEST { Self::Ollama } else { Self::ModelPack }
+        if manifest.media_type == MediaType::DOCKER_MANIFEST {
+            Self::Ollama
+        } else if manifest.config.media_type == docker::CONFIG {
+            Self::Docker
+        } else {
+            Self::ModelPack
+        }
     }
 
     /// The layer of a file, which goes by `name` in the checkpoint.
@@ -44,6 +57,7 @@ impl Dialect {
         match self {
             Self::Ollama => ollama::layer(content, name, descriptor),
             Self::ModelPack => modelpack::layer(content, name, descriptor),
+            Self::Docker => docker::layer(content, name, descriptor),
         }
     }
 
@@ -52,6 +66,7 @@ impl Dialect {
         match self {
             Self::Ollama => (MediaType::DOCKER_CONFIG, config.to_bytes()),
             Self::ModelPack => (modelpack::CONFIG, modelpack::config(config, layers)),
+            Self::Docker => (docker::CONFIG, docker::config(config, layers)),
         }
     }
 
@@ -60,6 +75,7 @@ impl Dialect {
         match self {
             Self::Ollama => (MediaType::DOCKER_MANIFEST, ollama::manifest(config, layers)),
             Self::ModelPack => (MediaType::OCI_MANIFEST, modelpack::manifest(config, layers)),
+            Self::Docker => (MediaType::OCI_MANIFEST, docker::manifest(config, layers)),
         }
     }
 }
@@ -68,9 +84,9 @@ impl FromStr for Dialect {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        [Self::Ollama, Self::ModelPack].into_iter().find(|dialect| dialect.name() == text).ok_or_else(|| {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == text).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("Unknown dialect {}", quoted(text)))
-                .hint("use `ollama` or `modelpack`")
+                .hint("use `ollama`, `modelpack` or `docker`")
         })
     }
 }
@@ -92,11 +108,12 @@ impl Content {
         if name.ends_with(file::SAFETENSORS) { Self::Tensors } else { Self::File }
     }
 
-    /// What `layer` holds, in either dialect.
+    /// What `layer` holds, in any dialect.
     pub fn of(layer: &Descriptor) -> Self {
-        if layer.media_type == MediaType::KILN_LOCK {
+        let is_document = [modelpack::DOC, docker::FILE].contains(&layer.media_type);
+        if layer.media_type == MediaType::KILN_LOCK || is_document && layer.layer_name() == Some(Lock::NAME) {
             Self::Lock
-        } else if layer.media_type == MediaType::OLLAMA_TENSOR || layer.media_type == modelpack::WEIGHT {
+        } else if [MediaType::OLLAMA_TENSOR, modelpack::WEIGHT, docker::SAFETENSORS].contains(&layer.media_type) {
             Self::Tensors
         } else {
             Self::File
@@ -107,7 +124,7 @@ impl Content {
 /// The name of a layer as the plan knows it, whatever the dialect; its digest when it has none.
 pub fn layer_name(layer: &Descriptor) -> String {
     match layer.layer_name() {
-        Some(name) if layer.media_type == modelpack::WEIGHT => {
+        Some(name) if [modelpack::WEIGHT, docker::SAFETENSORS].contains(&layer.media_type) => {
             name.strip_suffix(".safetensors").unwrap_or(name).to_owned()
         }
         Some(name) => name.to_owned(),

@@ -13,19 +13,17 @@ pub(super) const CONFIG: MediaType = MediaType::of("application/vnd.cncf.model.c
 pub(super) const WEIGHT: MediaType = MediaType::of("application/vnd.cncf.model.weight.v1.raw");
 const ARTIFACT: MediaType = MediaType::of("application/vnd.cncf.model.manifest.v1+json");
 const WEIGHT_CONFIG: MediaType = MediaType::of("application/vnd.cncf.model.weight.config.v1.raw");
-const DOC: MediaType = MediaType::of("application/vnd.cncf.model.doc.v1.raw");
+pub(super) const DOC: MediaType = MediaType::of("application/vnd.cncf.model.doc.v1.raw");
 
 pub(super) fn layer(content: Content, name: &str, mut descriptor: Descriptor) -> Descriptor {
     descriptor.media_type = match content {
         Content::Tensors => WEIGHT,
-        Content::Lock => MediaType::KILN_LOCK,
+        // ModelPack's tools refuse a layer of a type that the specification does not name.
+        Content::Lock => DOC,
         Content::File if is_licence(name) => DOC,
         Content::File => WEIGHT_CONFIG,
     };
-    let path = name_of(content, name);
-    descriptor.annotations.insert(Descriptor::FILEPATH.to_owned(), path.clone());
-    descriptor.annotations.insert(Descriptor::TITLE.to_owned(), path);
-    descriptor
+    descriptor.at_path(name_of(content, name))
 }
 
 pub(super) fn config(model: &ModelConfig, layers: &[Descriptor]) -> Vec<u8> {

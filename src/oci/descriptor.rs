@@ -53,6 +53,15 @@ impl Descriptor {
         self
     }
 
+    /// The same descriptor with a path, for ModelPack's tools and for `oras`.
+    #[must_use]
+    pub fn at_path(mut self, path: impl Into<String>) -> Self {
+        let path = path.into();
+        self.annotations.insert(Self::FILEPATH.to_owned(), path.clone());
+        self.annotations.insert(Self::TITLE.to_owned(), path);
+        self
+    }
+
     /// The layer's name in whatever dialect it is spelled, without a file ending kiln added.
     pub fn layer_name(&self) -> Option<&str> {
         self.name

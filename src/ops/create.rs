@@ -119,9 +119,11 @@ impl Prepared {
     /// As [`create`].
     pub fn create(&self, store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
         let Self { checkpoint, plan, source, published } = self;
-        if (plan.request.profile, options.dialect) == (Profile::Hf, Dialect::Ollama) {
-            return Err(Error::new(ErrorKind::Usage, "Ollama does not load the files of profile `hf`")
-                .hint("name another dialect, or leave `--dialect` out"));
+        let profile = plan.request.profile;
+        if [(Profile::Hf, Dialect::Ollama), (Profile::Ollama, Dialect::Docker)].contains(&(profile, options.dialect)) {
+            let dialect = options.dialect.name();
+            let message = format!("Nothing that reads the dialect `{dialect}` loads a model of profile `{profile}`");
+            return Err(Error::new(ErrorKind::Usage, message).hint("leave `--dialect` out, or name another profile"));
         }
         plan.notes.iter().for_each(|note| progress.note(note));
         let import = store.begin_import()?;

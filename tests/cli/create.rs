@@ -27,7 +27,7 @@ fn help_says_what_it_takes() {
           --profile <PROFILE>   The runtime the layers are named for [default: ollama] [possible values:
                                 ollama, mlx, hf]
           --dialect <DIALECT>   How the manifest is spelled [default: ollama; modelpack for the other
-                                profiles] [possible values: ollama, modelpack]
+                                profiles] [possible values: ollama, modelpack, docker]
           --dry-run             Print what would be written, and write nothing
       -h, --help                Print help (see more with '--help')
 
@@ -278,12 +278,12 @@ fn an_unknown_scheme_is_answered_with_those_there_are() {
 
 #[test]
 fn an_unknown_dialect_is_answered_with_those_there_are() {
-    assert_snapshot!(Place::new().kiln("create a checkpoint --dialect docker"), @r"
+    assert_snapshot!(Place::new().kiln("create a checkpoint --dialect podman"), @r"
     exit: 2
     --- stdout ---
     --- stderr ---
-    error: invalid value 'docker' for '--dialect <DIALECT>'
-      [possible values: ollama, modelpack]
+    error: invalid value 'podman' for '--dialect <DIALECT>'
+      [possible values: ollama, modelpack, docker]
 
     For more information, try '--help'.
     ");
@@ -383,4 +383,17 @@ fn an_interrupted_create_leaves_the_store_sound() {
     place.checkpoint("qwen3-moe-12e-bf16", "checkpoint");
     place.kiln("create demo:int4 checkpoint --quantize int4").expect(0);
     place.kiln("verify demo:int4").expect(0);
+}
+
+#[test]
+fn dialects_are_for_those_who_load_the_profile() {
+    let place = Place::with_model();
+    place.kiln("create demo:docker checkpoint --dialect docker").expect(2);
+    place.kiln("create demo:ollama checkpoint --profile hf --dialect ollama").expect(2);
+    place.kiln("create demo:docker checkpoint --profile hf --dialect docker").expect(0);
+    place.kiln("verify demo:docker --level rebuild").expect(0);
+    place.kiln("checkout demo:docker out").expect(0);
+    for file in fs::read_dir(place.path("checkpoint")).unwrap().map(|file| file.unwrap()) {
+        assert_eq!(fs::read(file.path()).unwrap(), fs::read(place.path("out").join(file.file_name())).unwrap());
+    }
 }

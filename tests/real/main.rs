@@ -2,11 +2,12 @@
 //! `skopeo` and `oras` read what kiln stores and serves; `registry-fixtures` starts them. A program that is missing
 //! fails the tests that need it: what could not run has not passed.
 //!
-//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils`, `skopeo` and
-//! `oras`; `ci/oras.sh` says where the last one comes from.
+//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils`, `skopeo` and `oras`, of which
+//! `ci/oras.sh` says where it comes from, and with PyPI's `modelpack-client`.
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod clients;
 mod credentials;
 mod damage;
 mod differences;
