@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
 use super::{
-    checkout, create, crosscheck, demo, exit, families, inspect, login, names, serve, shell, transfer, verify,
+    checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, serve, shell, transfer, verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -101,6 +101,7 @@ pub(super) enum Command {
     List(inspect::List),
     Show(inspect::Show),
     Checkout(checkout::Checkout),
+    Export(export::Export),
     Families(families::Families),
     Tag(names::Tag),
     Rm(names::Rm),

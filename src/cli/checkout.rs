@@ -61,7 +61,7 @@ impl Checkout {
                 "digest": digest,
                 "files": files,
                 "bytes": bytes,
-                "links": object(&links),
+                "links": links_value(&links),
                 "index": index,
                 "unnamed": unnamed,
             }));
@@ -78,19 +78,18 @@ impl Checkout {
             "checked out {name} to {} {digest} ({files}, {}: {})",
             directory.display(),
             size(bytes),
-            told(&links)
+            links_told(&links).join(", ")
         ));
         Ok(Exit::Done)
     }
 }
 
 /// How many files of each kind, for a program.
-fn object(links: &BTreeMap<Link, u64>) -> Value {
+pub(super) fn links_value(links: &BTreeMap<Link, u64>) -> Value {
     Link::ALL.iter().map(|link| (link.name().to_owned(), json!(links.get(link).unwrap_or(&0)))).collect()
 }
 
 /// How many files of each kind there are, for a person.
-fn told(links: &BTreeMap<Link, u64>) -> String {
-    let parts: Vec<String> = links.iter().map(|(link, number)| format!("{number} {}", link.outcome())).collect();
-    parts.join(", ")
+pub(super) fn links_told(links: &BTreeMap<Link, u64>) -> Vec<String> {
+    links.iter().map(|(link, number)| format!("{number} {}", link.outcome())).collect()
 }

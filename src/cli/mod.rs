@@ -12,6 +12,7 @@ mod create;
 mod crosscheck;
 mod demo;
 mod exit;
+mod export;
 mod families;
 mod inspect;
 mod login;
@@ -137,6 +138,7 @@ impl Session {
             Command::List(list) => list.run(self).await,
             Command::Show(show) => show.run(self).await,
             Command::Checkout(checkout) => checkout.run(self).await,
+            Command::Export(export) => export.run(self).await,
             Command::Families(families) => families.run(self),
             Command::Tag(tag) => tag.run(self).await,
             Command::Rm(rm) => rm.run(self).await,

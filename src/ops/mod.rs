@@ -6,6 +6,7 @@ pub mod checkout;
 pub mod create;
 pub mod crosscheck;
 mod explain;
+pub mod export;
 pub mod families;
 pub mod inspect;
 pub mod ollama;

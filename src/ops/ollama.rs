@@ -1,5 +1,5 @@
 //! Ollama's own store, as of v0.33: `manifests/<host>/<namespace>/<model>/<tag>` and `blobs/sha256-<hex>`.
-//! It is read and never written to.
+//! It is read here; `export` writes to it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,18 @@ impl Name {
     const HOST: &str = "registry.ollama.ai";
     const NAMESPACE: &str = "library";
 
+    /// Where the store at `root` has the model's manifest.
+    pub(super) fn manifest_path(&self, root: &Path) -> PathBuf {
+        let Self { host, namespace, model, tag } = self;
+        root.join("manifests").join(host).join(namespace).join(model).join(tag)
+    }
+
     /// The model's manifest and its digest, in the store at `root`.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such model, [`ErrorKind::Corrupt`] when it is not a manifest.
     pub(super) fn manifest(&self, root: &Path) -> Result<(Manifest, Digest)> {
-        let Self { host, namespace, model, tag } = self;
-        let path = root.join("manifests").join(host).join(namespace).join(model).join(tag);
+        let path = self.manifest_path(root);
         if path.symlink_metadata().is_err() {
             let message = format!("Ollama has no model `{self}` in `{}`", root.display());
             return Err(Error::new(ErrorKind::NotFound, message).hint("`ollama list` shows what it has"));

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use gc::GcReport;
 pub use import::{Import, ImportReport};
 pub use place::Link;
-pub use read::Damage;
+pub use read::{Damage, examine};
 pub use stage::StagedBlob;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -209,7 +209,10 @@ pub(super) fn parse_manifest(target: &Descriptor, bytes: &[u8]) -> Result<Manife
 }
 
 /// Reads and hashes the file at `path`, and says in what it is not the content of `target`.
-pub(super) fn examine(path: &Path, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
+///
+/// # Errors
+/// [`ErrorKind::Store`] when the question cannot be answered: the file cannot be read.
+pub fn examine(path: &Path, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
     let Some((file, actual)) = open_regular(path)? else { return Ok(Err(Damage::Missing)) };
     if actual != target.size {
         return Ok(Err(Damage::Size { actual }));

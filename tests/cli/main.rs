@@ -8,6 +8,7 @@ mod create;
 mod crosscheck;
 mod demo;
 mod ends;
+mod export;
 mod families;
 mod hostile;
 mod inspect;

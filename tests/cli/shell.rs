@@ -5,12 +5,13 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "checkout",
     "completions",
     "create",
     "crosscheck",
     "demo",
+    "export",
     "families",
     "gc",
     "list",
@@ -54,6 +55,7 @@ fn help_names_every_command() {
       list         List the models in the store [alias: ls]
       show         Show a model's layers, and with --verbose its tensors
       checkout     Lay a model out as a directory
+      export       Put a model into another program's store
       families     List the model families that kiln knows
       tag          Give a model another name
       rm           Remove names
