@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::kind::Claim;
 use super::{Dtype, Tensor};
 use crate::error::{Error, Result, quoted};
+use crate::source::Label;
 
 /// A weight that is stored in codes. The others are names of tensors; which of them there are depends on the
 /// format, and one that is missing is `None`.
@@ -19,6 +20,8 @@ pub struct Coded {
     pub biases: Option<String>,
     /// The scale of the scales.
     pub global: Option<String>,
+    /// What its file says about the scheme.
+    pub label: Option<Label>,
 }
 
 /// How codes and scales are stored, by who stores them so.
@@ -33,6 +36,8 @@ pub enum Format {
     },
     /// MLX: `P.weight` in words of 32 bits, `P.scales`, and `P.biases` in the affine schemes.
     Mlx,
+    /// Ollama: `W` in words of 32 bits, `W.scale`, `W.bias` in the affine schemes, `W.global_scale` where there is one.
+    Ollama,
     /// gpt-oss: MXFP4, `X_blocks` of 16 bytes and `X_scales`.
     GptOss,
     /// NVFP4 by compressed-tensors: `P.weight_packed`, `P.weight_scale`, and `P.weight_global_scale`, which divides.
@@ -101,7 +106,7 @@ fn fp8(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>, name: &str, tensor
             )));
         }
     };
-    Ok(Coded { format, scales: Some(scale_name.clone()), biases: None, global: None })
+    Ok(Coded { format, scales: Some(scale_name.clone()), biases: None, global: None, label: None })
 }
 
 /// The rows of a matrix, and the rows and columns that share a scale. Where the configuration names blocks they
@@ -128,8 +133,16 @@ fn packed(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>, name: &str, ten
     let (stem, role) = name.rsplit_once('.').unwrap_or(("", name));
     let beside = |name: String| tensors.contains_key(&name).then_some(name);
     let dtype = |name: &Option<String>| name.as_ref().and_then(|name| tensors.get(name)).map(|tensor| tensor.dtype);
-    let of = |format, scales, biases, global| Some(Coded { format, scales, biases, global });
+    let of = |format, scales, biases, global| Some(Coded { format, scales, biases, global, label: None });
     let foreign = |guess| of(Format::Foreign(claim.method().unwrap_or(guess)), None, None, None);
+    if let Some(scales) = beside(format!("{name}.scale")).filter(|_| tensor.dtype == Dtype::U32) {
+        return of(
+            Format::Ollama,
+            Some(scales),
+            beside(format!("{name}.bias")),
+            beside(format!("{name}.global_scale")),
+        );
+    }
     if let Some(stem) = name.strip_suffix("_blocks") {
         let scales = beside(format!("{stem}_scales"));
         let is_ours = tensor.dtype == Dtype::U8 && dtype(&scales) == Some(Dtype::U8);

@@ -134,6 +134,7 @@ pub(super) fn classify(
     let packed = coded.values().find_map(|coded| match coded.format {
         Format::Fp8 { .. } => None,
         Format::Mlx => Some("mlx"),
+        Format::Ollama => Some("ollama"),
         Format::GptOss => Some("gpt-oss mxfp4"),
         Format::CompressedTensors => Some(claim.method.unwrap_or("compressed-tensors")),
         Format::ModelOpt => Some(claim.method.unwrap_or("modelopt")),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use kind::Claim;
 
-pub use crate::source::{Dtype, Sidecar};
+pub use crate::source::{Dtype, Label, Sidecar};
 pub use coded::{Coded, Format};
 pub use kind::SourceKind;
 
@@ -65,10 +65,11 @@ impl Inventory {
         let mut notes = checkpoint.notes().to_vec();
         let claim = Claim::of(&config, is_there(checkpoint, "hf_quant_config.json"));
         let is_whole = checkpoint.is_whole();
-        let (kind, coded) = match is_whole {
+        let (kind, mut coded) = match is_whole {
             true => (SourceKind::Files, BTreeMap::new()),
             false => kind::classify(&claim, &tensors)?,
         };
+        coded.iter_mut().for_each(|(name, coded)| coded.label = checkpoint.label(name).cloned());
         if kind == SourceKind::Float && claim.is_made() {
             notes.push("The configuration claims that the weights are quantized, but none of them is".to_owned());
         }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::readable::Named;
 use crate::error::{Error, Result, quoted};
-use crate::inventory::{Coded, Dtype, Format, Inventory, Tensor};
+use crate::inventory::{Coded, Dtype, Format, Inventory, Label, Tensor};
 use crate::quant::Scheme;
 
 /// Rows are decoded whole; one of so many codes fits into the chunk that is read at once.
@@ -68,8 +68,19 @@ impl<'a> Coding<'a> {
                     None => told_by_shapes(tensor, scales, coded.biases.is_some())
                         .ok_or_else(|| refuse("the configuration does not say how many bits they have".to_owned()))?,
                 };
-                let per_word = scheme.group_size() as u64 * u64::from(scheme.bits()) / 32;
-                (widened(tensor, per_word, scheme.group_size() as u64), Codes::Scheme(scheme))
+                (widened_by(tensor, scheme), Codes::Scheme(scheme))
+            }
+            Format::Ollama => {
+                let path = name.strip_suffix(".weight").unwrap_or(name);
+                let scheme = match &coded.label {
+                    Some(label) => labelled(label).map_err(refuse)?,
+                    None => match settings.scheme(path).map_err(refuse)? {
+                        Some(scheme) => scheme,
+                        None => taken_for(tensor, scales, coded.biases.is_some())
+                            .ok_or_else(|| refuse("their file does not say what they are".to_owned()))?,
+                    },
+                };
+                (widened_by(tensor, scheme), Codes::Scheme(scheme))
             }
             Format::GptOss => match &tensor.shape[..] {
                 [rows @ .., groups, 16] => {
@@ -162,6 +173,36 @@ fn widened(tensor: &Tensor, packed: u64, values: u64) -> Vec<u64> {
         *last = if *last % packed == 0 { (*last / packed).saturating_mul(values) } else { 0 };
     }
     shape
+}
+
+/// The shape of the values of `tensor`, which has the codes of `scheme` in words of 32 bits.
+fn widened_by(tensor: &Tensor, scheme: Scheme) -> Vec<u64> {
+    let group = scheme.group_size() as u64;
+    widened(tensor, group * u64::from(scheme.bits()) / 32, group)
+}
+
+/// The scheme that a label names.
+fn labelled(label: &Label) -> Result<Scheme, String> {
+    let Label { quant_type, group_size } = label;
+    let named: Scheme = quant_type.parse().map_err(|cause: Error| cause.to_string())?;
+    let Some(group) = group_size else { return Ok(named) };
+    let said = |scheme: &Scheme| {
+        (scheme.mode(), scheme.bits()) == (named.mode(), named.bits()) && scheme.group_size().to_string() == *group
+    };
+    Scheme::all().find(said).ok_or_else(|| {
+        format!("their file says {} in groups of {}, which is no scheme", quoted(quant_type), quoted(group))
+    })
+}
+
+/// What Ollama takes codes for about which nothing is said: of affine ones with four words for a scale it thinks
+/// of four bits, with sixteen of eight.
+fn taken_for(codes: &Tensor, scales: Option<Named<'_>>, biases: bool) -> Option<Scheme> {
+    let (words, groups) = (*codes.shape.last()?, *scales?.1.shape.last()?);
+    match words.checked_div(groups).filter(|each| each * groups == words) {
+        Some(4) if biases => "affine4-g32".parse().ok(),
+        Some(16) if biases => Some(Scheme::INT8),
+        _ => told_by_shapes(codes, scales, biases),
+    }
 }
 
 /// The scheme, when only one has these shapes: those without biases have one each, of the affine ones two with

@@ -64,6 +64,23 @@ impl TensorInfo {
     }
 }
 
+/// What a safetensors file says about the scheme of a quantized tensor in it, as Ollama has it: of the tensor
+/// itself, or of the whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// `quant_type`, as in `int4`.
+    pub quant_type: String,
+    /// `group_size`.
+    pub group_size: Option<String>,
+}
+
+impl Label {
+    fn of(tensor: &str, metadata: &BTreeMap<String, String>) -> Option<Self> {
+        let said = |key: &str| metadata.get(&format!("{tensor}.{key}")).or_else(|| metadata.get(key)).cloned();
+        Some(Self { quant_type: said("quant_type")?, group_size: said("group_size") })
+    }
+}
+
 /// A file beside the weights that is kept byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
@@ -79,6 +96,8 @@ pub struct Checkpoint {
     root: PathBuf,
     config: Value,
     tensors: BTreeMap<String, TensorInfo>,
+    /// Of tensors that have a `.scale` beside them.
+    labels: BTreeMap<String, Label>,
     sidecars: Vec<Sidecar>,
     /// Of each sidecar, in their order.
     sidecar_files: Vec<Opened>,
@@ -151,6 +170,7 @@ impl Checkpoint {
             root,
             config: Value::Null,
             tensors: BTreeMap::new(),
+            labels: BTreeMap::new(),
             sidecars: Vec::new(),
             sidecar_files: Vec::new(),
             index: None,
@@ -181,6 +201,11 @@ impl Checkpoint {
     /// All tensors by name; at least one.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
+    }
+
+    /// What the file of the quantized tensor `name` says about its scheme.
+    pub fn label(&self, name: &str) -> Option<&Label> {
+        self.labels.get(name)
     }
 
     /// The name of the file that holds the tensor `name`.
@@ -300,6 +325,9 @@ impl Checkpoint {
         }
         let shard = self.shards.len();
         for entry in header.tensors {
+            if let Some(tensor) = entry.name.strip_suffix(".scale") {
+                self.labels.extend(Label::of(tensor, &header.metadata).map(|label| (tensor.to_owned(), label)));
+            }
             if let Some(other) = self.tensors.get(&entry.name) {
                 let other = self.shards[other.shard].name();
                 let tensor = quoted(&entry.name);

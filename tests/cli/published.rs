@@ -117,25 +117,34 @@ pub(crate) fn file(arrays: &[(String, Array)], metadata: Option<&str>, writer: W
 
 /// The tensors of a test checkpoint, shard by shard.
 pub(crate) fn tensors(checkpoint: &str) -> Arrays {
-    let mut tensors = Vec::new();
-    for path in files(checkpoint).into_iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
-        let bytes = fs::read(path).unwrap();
-        let start = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-        let header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..start]).unwrap();
-        let mut shard: Vec<(usize, String, Array)> = Vec::new();
-        for (name, entry) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-            let offset = |index: usize| entry["data_offsets"][index].as_u64().unwrap() as usize;
-            let array = Array {
-                dtype: entry["dtype"].as_str().unwrap().to_owned(),
-                shape: entry["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect(),
-                data: bytes[start + offset(0)..start + offset(1)].to_vec(),
-            };
-            shard.push((offset(0), name, array));
-        }
-        shard.sort_by_key(|(offset, ..)| *offset);
-        tensors.extend(shard.into_iter().map(|(_, name, array)| (name, array)));
+    let is_shard = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
+    files(checkpoint).into_iter().filter(is_shard).flat_map(|path| parse(&fs::read(path).unwrap())).collect()
+}
+
+/// The arrays of the layers of a stored model, layer by layer; their metadata is told by their names.
+pub(crate) fn stored(place: &Place, name: &str) -> Vec<Arrays> {
+    let shown = place.kiln(&format!("show {name} --json")).last_object();
+    let layers = shown["layers"].as_array().unwrap().iter();
+    let tensors = layers.filter(|layer| layer["mediaType"] == "application/vnd.ollama.image.tensor");
+    tensors.map(|layer| parse(&fs::read(place.blob(layer["digest"].as_str().unwrap())).unwrap())).collect()
+}
+
+/// The arrays of a safetensors file, in the order of their data.
+fn parse(file: &[u8]) -> Arrays {
+    let start = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&file[8..start]).unwrap();
+    let mut arrays: Vec<(usize, String, Array)> = Vec::new();
+    for (name, entry) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let offset = |index: usize| entry["data_offsets"][index].as_u64().unwrap() as usize;
+        let array = Array {
+            dtype: entry["dtype"].as_str().unwrap().to_owned(),
+            shape: entry["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect(),
+            data: file[start + offset(0)..start + offset(1)].to_vec(),
+        };
+        arrays.push((offset(0), name, array));
     }
-    tensors
+    arrays.sort_by_key(|(offset, ..)| *offset);
+    arrays.into_iter().map(|(_, name, array)| (name, array)).collect()
 }
 
 fn files(checkpoint: &str) -> Vec<PathBuf> {
@@ -158,13 +167,19 @@ impl Published {
 
     /// These blobs, and the JSON files of a checkpoint.
     pub(crate) fn with_blobs(checkpoint: &str, blobs: BTreeMap<String, Arrays>, writer: Writer) -> Self {
-        let mut layers = Vec::new();
-        for (name, mut arrays) in blobs {
+        let files = blobs.into_iter().map(|(name, mut arrays)| {
             if writer == Writer::Mlx {
                 arrays.reverse(); // the order of a hash table: any but that of the names
             }
-            layers.push(("application/vnd.ollama.image.tensor", Some(name), file(&arrays, None, writer)));
-        }
+            (name, file(&arrays, None, writer))
+        });
+        Self::with_files(checkpoint, files)
+    }
+
+    /// These safetensors files, and the JSON files of a checkpoint.
+    pub(crate) fn with_files(checkpoint: &str, files_by_name: impl Iterator<Item = (String, Vec<u8>)>) -> Self {
+        let tensor = "application/vnd.ollama.image.tensor";
+        let mut layers: Vec<_> = files_by_name.map(|(name, file)| (tensor, Some(name), file)).collect();
         for path in files(checkpoint) {
             let name = path.file_name().unwrap().to_str().unwrap();
             if name.ends_with(".json") && name != "model.safetensors.index.json" {

@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use serde_json::Value;
 
 use crate::place::Place;
-use crate::published::{Array, Layout, Published, Writer, tensors};
+use crate::published::{Array, Arrays, Layout, Published, Writer, file, stored, tensors};
 
 const CHECKPOINT: &str = "qwen3-moe-12e-bf16";
 
@@ -103,6 +103,109 @@ fn the_experts_of_august_that_kept_their_names_become_todays() {
     let blobs = tensors(QWEN).into_iter().map(|(name, array)| (name.clone(), vec![(name, array)])).collect();
     Published::with_blobs(QWEN, blobs, Writer::Go).put(&place, "old");
     assert_eq!(place.digest("create new old"), place.digest("show fresh"));
+}
+
+/// How a quantized model was published.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Restacked in one blob, each tensor with its scheme in the metadata (May).
+    Restacked,
+    /// Stacked, each projection a blob with its scheme (August).
+    Stacked,
+    /// One by one, each expert's matrix a blob with its scheme (August, from a prequantized checkpoint).
+    Alone,
+    /// As the last, with nothing said about the scheme.
+    Unlabelled,
+}
+
+/// The layers of a quantized model, in the form in which it was published; `schemes` has type and group size by the
+/// number of words for a scale.
+fn published(place: &Place, model: &str, form: Form, schemes: &[(u64, &str)]) -> Published {
+    let mut blobs: BTreeMap<String, Arrays> = BTreeMap::new();
+    for (name, array) in stored(place, model).into_iter().flatten() {
+        let whole = name.strip_suffix(".scale").or_else(|| name.strip_suffix(".bias")).unwrap_or(&name).to_owned();
+        match (name.split_once(".mlp.switch_mlp."), form) {
+            (None, _) => blobs.entry(whole).or_default().push((name, array)),
+            (Some((layer, _)), Form::Restacked) => {
+                blobs.entry(format!("{layer}.mlp.experts")).or_default().push((name, array));
+            }
+            (Some(_), Form::Stacked) => {
+                let august = |name: &str| name.replace("switch_mlp", "experts");
+                blobs.entry(august(&whole)).or_default().push((august(&name), array));
+            }
+            (Some(_), Form::Alone | Form::Unlabelled) => {
+                for (number, expert) in unstack(&array).into_iter().enumerate() {
+                    let august = |name: &str| name.replace("switch_mlp", &format!("experts.{number}"));
+                    blobs.entry(august(&whole)).or_default().push((august(&name), expert));
+                }
+            }
+        }
+    }
+    let files = blobs.into_iter().map(|(blob, mut arrays)| {
+        let find = |name: &str| arrays.iter().find(|(other, _)| other == name).map(|(_, array)| array);
+        let last = |array: &Array| *array.shape.last().unwrap();
+        let mut metadata: BTreeMap<String, String> = BTreeMap::new();
+        for (name, codes) in &arrays {
+            let Some(scale) = find(&format!("{name}.scale")) else { continue };
+            let (_, said) = schemes.iter().find(|(words, _)| last(codes) == words * last(scale)).unwrap();
+            let (quant_type, group_size) = said.split_once(' ').unwrap();
+            let prefix = if matches!(form, Form::Restacked) { format!("{name}.") } else { String::new() };
+            metadata.insert(format!("{prefix}quant_type"), quant_type.to_owned());
+            metadata.insert(format!("{prefix}group_size"), group_size.to_owned());
+        }
+        let metadata = (!metadata.is_empty()).then(|| serde_json::to_string(&metadata).unwrap());
+        arrays.reverse();
+        match (form, &metadata) {
+            (_, None) => (blob, file(&arrays, None, Writer::Go)),
+            (Form::Unlabelled, _) => (blob, file(&arrays, None, Writer::Go)),
+            (Form::Alone, _) => (blob, file(&arrays, metadata.as_deref(), Writer::Go)),
+            _ => (blob, file(&arrays, metadata.as_deref(), Writer::Mlx)),
+        }
+    });
+    Published::with_files(CHECKPOINT, files)
+}
+
+#[test]
+fn quantized_models_become_todays_in_whatever_form_they_were_published() {
+    let place = with_fresh(CHECKPOINT);
+    let all = [Form::Restacked, Form::Stacked, Form::Alone, Form::Unlabelled];
+    for (scheme, forms, schemes) in [
+        ("int4", &all[..3], &[(8, "int4 64"), (16, "INT8 64")][..]),
+        ("int8", &all, &[(16, "Q8 64")]),
+        ("nvfp4", &all, &[(2, "nvfp4 16"), (8, "mxfp8 32")]),
+    ] {
+        place.kiln(&format!("create fresh checkpoint --quantize {scheme}")).expect(0);
+        let fresh = layers(&place, "fresh");
+        for form in forms {
+            published(&place, "fresh", *form, schemes).put(&place, "old");
+            assert_ne!(layers(&place, "old"), fresh, "{scheme} {form:?}");
+            place.kiln("create new old").expect(0);
+            assert_eq!(layers(&place, "new"), fresh, "{scheme} {form:?}");
+            place.kiln("verify new --level rebuild").expect(0);
+        }
+    }
+    // Four bits in groups of 64 and eight bits in groups of 32 look the same.
+    place.kiln("create fresh checkpoint --quantize int4").expect(0);
+    published(&place, "fresh", Form::Unlabelled, &[(8, "int4 64"), (16, "int8 64")]).put(&place, "old");
+    assert_snapshot!(place.kiln("create new old"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    check: 53 blobs, [SIZE]
+    error: The codes of `model.layers.0.mlp.experts.0.gate_proj.weight` cannot be read: their file does not say what they are
+
+    hint: check that `config.json` belongs to these weights, and that all of them are there
+    ");
+    published(&place, "fresh", Form::Stacked, &[(8, "int4 48"), (16, "int8 64")]).put(&place, "old");
+    assert_snapshot!(place.kiln("create new old"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    check: 20 blobs, [SIZE]
+    error: The codes of `model.layers.0.mlp.experts.gate_proj.weight` cannot be read: their file says `int4` in groups of `48`, which is no scheme
+
+    hint: check that `config.json` belongs to these weights, and that all of them are there
+    ");
 }
 
 /// Ollama of May added one to the norms of Qwen3.5, turned its convolution and dropped `mtp.*`: what runtimes take
