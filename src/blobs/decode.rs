@@ -58,17 +58,19 @@ impl<'a> Decoder<'a> {
             hashers[index].update(&bytes);
             Ok::<_, Error>(bytes)
         };
-        let columns = tensor.shape.last().copied().unwrap_or_default();
+        let last = |index: usize| tensor.sources[index].shape.last().copied().unwrap_or_default();
         Ok(Some(match decode {
             Decode::Reciprocal => Self { row: [4, 4], codes: Codes::Reciprocal(&tensor.sources[source].name) },
             Decode::Fp8 { scales, rows, block } => {
-                let info = part(scales)?;
+                let (info, columns) = (part(scales)?, last(source));
                 let (scale, bytes) = widened(info, whole(scales, hashers)?)?;
                 let block = block.map(|edge| edge as usize);
                 let shape = BlockFp8 { rows: rows as usize, columns: columns as usize, block, scale };
                 Self { row: [columns, 2 * columns], codes: Codes::Fp8 { shape, scales: bytes } }
             }
             Decode::Scheme { scheme, scales, biases, global } => {
+                // Codes are packed in more than one way; there is one scale for each group in all of them.
+                let columns = last(scales) * scheme.group_size() as u64;
                 let float = tensor.read_as().unwrap_or(Float::Bf16);
                 for index in [Some(scales), biases].into_iter().flatten() {
                     hash(checkpoint, part(index)?, &mut hashers[index])?;

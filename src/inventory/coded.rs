@@ -8,8 +8,8 @@ use super::{Dtype, Tensor};
 use crate::error::{Error, Result, quoted};
 use crate::source::Label;
 
-/// A weight that is stored in codes. The others are names of tensors; which of them there are depends on the
-/// format, and one that is missing is `None`.
+/// A weight that is stored in codes. The others are the names that the format gives to what belongs to them, `None`
+/// where it has no such thing; whether all of it is there is for the plan to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coded {
     /// How codes and scales are stored.
@@ -152,12 +152,12 @@ fn packed(claim: &Claim<'_>, tensors: &BTreeMap<String, Tensor>, name: &str, ten
     let is_nvfp4 = tensor.dtype == Dtype::U8 && dtype(&scales) == Some(Dtype::F8E4M3);
     match role {
         "weight" if tensor.dtype == Dtype::U32 && tensors.contains_key(&format!("{stem}.scales")) => {
-            of(Format::Mlx, beside(format!("{stem}.scales")), beside(format!("{stem}.biases")), None)
+            of(Format::Mlx, Some(format!("{stem}.scales")), Some(format!("{stem}.biases")), None)
         }
         "weight_packed" if is_nvfp4 => {
-            of(Format::CompressedTensors, scales, None, beside(format!("{stem}.weight_global_scale")))
+            of(Format::CompressedTensors, scales, None, Some(format!("{stem}.weight_global_scale")))
         }
-        "weight" if is_nvfp4 => of(Format::ModelOpt, scales, None, beside(format!("{stem}.weight_scale_2"))),
+        "weight" if is_nvfp4 => of(Format::ModelOpt, scales, None, Some(format!("{stem}.weight_scale_2"))),
         "weight_packed" => foreign("compressed-tensors"),
         "qweight" => foreign("gptq"),
         "weight" if scales.is_some() && tensor.dtype == Dtype::U8 => foreign("modelopt"),

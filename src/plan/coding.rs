@@ -50,7 +50,13 @@ impl<'a> Coding<'a> {
             let found = inventory.tensors.get_key_value(part.as_ref()?);
             found.map(|(name, tensor)| (name.as_str(), tensor))
         };
-        let scales = find(&coded.scales);
+        let missing = |part: &Option<String>| {
+            refuse(format!(
+                "{} is missing",
+                part.as_deref().map_or("`scales`".to_owned(), |name| quoted(name).to_string())
+            ))
+        };
+        let (scales, biases, global) = (find(&coded.scales), find(&coded.biases), find(&coded.global));
         let (shape, codes) = match coded.format {
             Format::Foreign(by) => {
                 let kind = inventory.kind;
@@ -65,7 +71,7 @@ impl<'a> Coding<'a> {
                 let path = name.strip_suffix(".weight").unwrap_or(name);
                 let scheme = match settings.scheme(path).map_err(refuse)? {
                     Some(scheme) => scheme,
-                    None => told_by_shapes(tensor, scales, coded.biases.is_some())
+                    None => told_by_shapes(tensor, scales, biases.is_some())
                         .ok_or_else(|| refuse("the configuration does not say how many bits they have".to_owned()))?,
                 };
                 (widened_by(tensor, scheme), Codes::Scheme(scheme))
@@ -90,11 +96,14 @@ impl<'a> Coding<'a> {
             },
             Format::CompressedTensors | Format::ModelOpt => (widened(tensor, 1, 2), Codes::Scheme(Scheme::Nvfp4)),
         };
-        let scales = scales.ok_or_else(|| refuse("their scales are missing".to_owned()))?;
+        let scales = scales.ok_or_else(|| missing(&coded.scales))?;
         let divides = coded.format == Format::CompressedTensors;
-        let coding = Self { codes, shape, scales, biases: find(&coded.biases), global: find(&coded.global), divides };
-        if matches!(coded.format, Format::CompressedTensors | Format::ModelOpt) && coding.global.is_none() {
-            return Err(refuse("their global scale is missing".to_owned()));
+        let coding = Self { codes, shape, scales, biases, global, divides };
+        if biases.is_none() && coding.scheme().is_some_and(Scheme::has_biases) {
+            return Err(missing(&coded.biases));
+        }
+        if global.is_none() && coded.global.is_some() {
+            return Err(missing(&coded.global));
         }
         coding.check().map_err(refuse)?;
         if coding.shape.last().is_some_and(|&columns| columns > LONGEST_ROW) {
@@ -152,7 +161,6 @@ impl<'a> Coding<'a> {
         }
         match self.biases {
             Some(biases) if !scheme.has_biases() || biases.1 != self.scales.1 => Err(unfit(biases)),
-            None if scheme.has_biases() => Err("their biases are missing".to_owned()),
             _ => Ok(()),
         }?;
         let Some(global) = self.global else { return Ok(()) };

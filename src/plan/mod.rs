@@ -330,10 +330,6 @@ fn notes(
     if !inventory.activations.is_empty() {
         notes.push("Scales of activations are left out: they are none of the weights'".to_owned());
     }
-    let is_tower = |name: &String| name.contains("vision") || name.contains("visual");
-    if is_ollama && facts.vision && !inventory.tensors.keys().any(is_tower) {
-        notes.push("The config has a vision tower, but there is none: Ollama may not load the model".to_owned());
-    }
     notes.extend(schemes::notes(placed, request));
     if let Policy::Recipe(recipe) = &request.policy {
         let reasons: Vec<&str> = placed.iter().map(|placed| &*placed.tensor.why).collect();
