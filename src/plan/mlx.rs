@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Loop, Placed, PlannedTensor, Policy, Request, Segment, Transform, dtype_of};
+use super::{Decode, Loop, Placed, PlannedTensor, Policy, Request, Segment, Transform, dtype_of};
 use crate::arch::{Choice, Family, Mlx, ModelFacts};
 use crate::error::{Error, Result, quoted};
 use crate::inventory::Inventory;
@@ -43,9 +43,8 @@ pub(super) fn arrange(
                 continue;
             }
         }
-        // mlx-lm has no place for a global scale, and codes cannot be transposed.
-        let has_global = tensor.packed.as_ref().is_some_and(|packed| packed.global.is_some());
-        if has_global || model.latent && tensor.name.ends_with(".kv_b_proj.weight") {
+        // mlx-lm has no place for a global scale.
+        if tensor.packed.as_ref().is_some_and(|packed| packed.global.is_some()) {
             tensor.decode_codes();
         }
         if convolves && tensor.shape.len() == 1 && ends(&tensor.name, model.offset_norms) {
@@ -109,6 +108,12 @@ fn heads(attention: &str, tensor: &PlannedTensor, facts: &ModelFacts) -> Result<
         return Err(unfit(&format!("cannot be divided into {heads} heads of {keys} and {values}")));
     }
     let size = float.size() as u64;
+    if tensor.scheme.is_some()
+        || tensor.packed.is_some()
+        || tensor.decode().is_some_and(|decode| !matches!(decode, Decode::Fp8 { .. }))
+    {
+        return Err(unfit("is in codes, which cannot be divided into heads").hint("import the float checkpoint"));
+    }
     let row = rank * size;
     let per_head = Loop { count: heads, step: (keys + values) * row };
     let part = |name: &str, shape: [u64; 3], segment: Segment| PlannedTensor {
