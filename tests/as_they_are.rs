@@ -80,7 +80,7 @@ impl Fresh {
 
     fn verify(&self, level: verify::Level) -> verify::Verified {
         let places = Places::default();
-        let options = verify::Options { name: Self::name(), level, source: None, places, threads: 2 };
+        let options = verify::Options { name: Self::name(), level, source: None, draft: None, places, threads: 2 };
         verify::verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 }

@@ -115,6 +115,7 @@ fn rebuilds_of_every_block_fp8_checkpoint_agree() {
                 level: Level::Rebuild,
                 source: Some(source),
                 places: Places::default(),
+                draft: None,
                 threads: 3,
             };
             let verified = verify(&made.store, &options, &Progress::silent()).unwrap();

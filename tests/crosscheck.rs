@@ -83,7 +83,7 @@ fn what_mlx_does_not_take_is_an_error_and_not_the_end_of_the_process() {
 impl Kiln {
     fn crosscheck(&self, source: &Path) -> Crosschecked {
         let (source, places) = (Some(source.to_owned()), Places::default());
-        let options = Options { name: self.name.clone(), source, places, threads: 1 };
+        let options = Options { name: self.name.clone(), source, draft: None, places, threads: 1 };
         crosscheck(&self.store, &options, &Progress::silent()).unwrap()
     }
 

@@ -12,9 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln::manifest::Dialect;
-use kiln::ops::create::{Created, Options, create};
+use kiln::ops::additions::Additions;
+use kiln::ops::create::{Created, Options, create, prepare};
 use kiln::ops::inspect::{Shown, show};
 use kiln::plan::{Profile, Recipe, Request};
+use kiln::quant::Scheme;
 use kiln::store::Store;
 use kiln::{ErrorKind, Progress};
 use safetensors::SafeTensors;
@@ -68,6 +70,27 @@ impl Fresh {
             threads,
         };
         create(&self.store, &options, &Progress::silent())
+    }
+
+    fn create_with_draft_and_modelfile(&self) -> kiln::Result<Created> {
+        let modelfile = self.store.root().join("Modelfile");
+        let text = "TEMPLATE \"\"\"{{ .Prompt }}\n\"\"\"\nSYSTEM s\nLICENSE l\nPARAMETER top_p 0.9\nREQUIRES 0.33.0\n";
+        fs::write(&modelfile, text).unwrap();
+        let additions = Additions {
+            modelfile: Some(modelfile),
+            draft: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drafts/gemma4-assistant-bf16")),
+            draft_scheme: Some(Scheme::INT4),
+        };
+        let options = Options {
+            name: "model:golden".parse().unwrap(),
+            source: checkpoint("gemma4-dense-vl-bf16").into(),
+            request: Request { scheme: Some(Scheme::INT4), ..Request::default() },
+            dialect: Dialect::Ollama,
+            threads: 2,
+        };
+        let progress = Progress::silent();
+        let prepared = prepare(&options.source, options.request.clone(), 2, &progress)?.with(&additions)?;
+        prepared.create(&self.store, &options, &progress)
     }
 
     fn show(&self) -> Shown {
@@ -124,6 +147,8 @@ fn every_checkpoint_and_scheme_has_its_golden_digest() {
         let created = Fresh::new().create(&checkpoint(name), recipe, 2).unwrap();
         writeln!(table, "{name} {recipe} {}", created.digest).unwrap();
     }
+    let created = Fresh::new().create_with_draft_and_modelfile().unwrap();
+    writeln!(table, "gemma4-dense-vl-bf16 int4+draft+modelfile {}", created.digest).unwrap();
     assert_golden("manifests.txt", &table);
 }
 

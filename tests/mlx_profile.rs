@@ -164,6 +164,7 @@ fn every_twin_is_what_mlx_lm_made() {
                 name: "model:mlx".parse().unwrap(),
                 level: Level::Rebuild,
                 source: Some(checkpoint(source)),
+                draft: None,
                 places: Places::default(),
                 threads: 2,
             },

@@ -232,6 +232,7 @@ fn rebuilds_of_every_prequantized_checkpoint_agree() {
                 level: Level::Rebuild,
                 source: Some(source),
                 threads: 3,
+                draft: None,
                 places: Places::default(),
             };
             let verified = verify(&made.store, &options, &Progress::silent()).unwrap();

@@ -233,6 +233,7 @@ fn a_model_is_made_again_without_its_recipe() {
             level: Level::Rebuild,
             source: None,
             places: Places::default(),
+            draft: None,
             threads: 2,
         };
         let verified = verify(&store, &options, &Progress::silent()).unwrap();

@@ -22,7 +22,8 @@ use model::{Kiln, array, checkpoint, copy_of};
 
 impl Kiln {
     fn verify(&self, level: Level, source: Option<PathBuf>) -> Verified {
-        let options = Options { name: self.name.clone(), level, source, places: Places::default(), threads: 1 };
+        let options =
+            Options { name: self.name.clone(), level, source, draft: None, places: Places::default(), threads: 1 };
         verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 

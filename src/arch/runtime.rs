@@ -1,17 +1,21 @@
 //! What Ollama's config blob says about a model: which parser and renderer fit, and what it can do.
 //! The tables are those of Ollama v0.33 (`docs/formats.md`, "The config blob").
 
+use std::borrow::Cow;
+
 use super::ModelFacts;
 
 /// The runtime's view of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
     /// Which parser reads the model's answers.
-    pub parser: Option<&'static str>,
+    pub parser: Option<Cow<'static, str>>,
     /// Which renderer writes its prompts.
-    pub renderer: Option<&'static str>,
-    /// `completion`, `vision`, `audio`, `tools`, `thinking`, in this order.
-    pub capabilities: Vec<&'static str>,
+    pub renderer: Option<Cow<'static, str>>,
+    vision: bool,
+    audio: bool,
+    /// Whether the template or the class says that it thinks, whatever its parser.
+    thinks: bool,
 }
 
 impl Runtime {
@@ -19,25 +23,46 @@ impl Runtime {
     pub fn of(facts: &ModelFacts, template: Option<&str>) -> Self {
         let template = template.unwrap_or_default();
         let names = facts.identifiers.iter().find_map(|identifier| parser_and_renderer(identifier, template));
-        let parser = names.map(|(parser, _)| parser);
-        let mut capabilities = vec!["completion"];
-        if facts.vision {
-            capabilities.push("vision");
+        let is_qwen3_5 = |identifier: &String| is_qwen3_5(&identifier.to_lowercase());
+        Self {
+            parser: names.map(|(parser, _)| parser.into()),
+            renderer: names.map(|(_, renderer)| renderer.into()),
+            vision: facts.vision,
+            audio: facts.audio,
+            thinks: thinks(template) || facts.identifiers.iter().any(is_qwen3_5),
         }
-        if facts.audio {
-            capabilities.push("audio");
-        }
-        // Every parser of the table reads tool calls, and all but plain qwen3's read reasoning.
-        if parser.is_some() {
-            capabilities.push("tools");
-        }
-        if thinks(template)
-            || facts.identifiers.iter().any(|identifier| is_qwen3_5(&identifier.to_lowercase()))
-            || parser.is_some_and(|parser| parser != "qwen3")
-        {
-            capabilities.push("thinking");
-        }
-        Self { parser, renderer: names.map(|(_, renderer)| renderer), capabilities }
+    }
+
+    /// `completion`, `vision`, `audio`, `tools`, `thinking`, in this order.
+    pub fn capabilities(&self) -> Vec<&'static str> {
+        let (tools, thinking) = self.parser.as_deref().and_then(reads).unwrap_or_default();
+        let all = [
+            ("completion", true),
+            ("vision", self.vision),
+            ("audio", self.audio),
+            ("tools", tools),
+            ("thinking", thinking || self.thinks),
+        ];
+        all.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+    }
+
+    /// Whether there is a parser of this name.
+    pub fn has_parser(name: &str) -> bool {
+        reads(name).is_some()
+    }
+}
+
+/// Whether a parser reads tool calls, and whether it reads reasoning.
+fn reads(parser: &str) -> Option<(bool, bool)> {
+    match parser {
+        "passthrough" => Some((false, false)),
+        "olmo3-think" => Some((false, true)),
+        "functiongemma" | "gemma4-no-thinking" | "glm-ocr" | "lfm2" | "ministral" | "olmo3" | "qwen3"
+        | "qwen3-coder" | "qwen3-vl-instruct" => Some((true, false)),
+        "cogito" | "cohere" | "deepseek3" | "gemma4" | "glimmer" | "glm-4.7" | "harmony" | "laguna"
+        | "lfm2-thinking" | "nemotron-3-nano" | "nemotron-3.5-nano" | "ornith" | "poolside-v1" | "qwen3-thinking"
+        | "qwen3-vl-thinking" | "qwen3.5" => Some((true, true)),
+        _ => None,
     }
 }
 
@@ -100,17 +125,17 @@ mod tests {
             ("Glm4MoeLiteForCausalLM", "", Some("glm-4.7"), Some("glm-4.7")),
         ] {
             let got = runtime(class, template);
-            assert_eq!((got.parser, got.renderer), (parser, renderer), "{class}");
+            assert_eq!((got.parser.as_deref(), got.renderer.as_deref()), (parser, renderer), "{class}");
         }
     }
 
     #[test]
     fn capabilities_come_in_one_order() {
-        assert_eq!(runtime("LlamaForCausalLM", "").capabilities, ["completion"]);
-        assert_eq!(runtime("LlamaForCausalLM", "<think></think>").capabilities, ["completion", "thinking"]);
-        assert_eq!(runtime("Qwen3ForCausalLM", "").capabilities, ["completion", "tools"]);
+        assert_eq!(runtime("LlamaForCausalLM", "").capabilities(), ["completion"]);
+        assert_eq!(runtime("LlamaForCausalLM", "<think></think>").capabilities(), ["completion", "thinking"]);
+        assert_eq!(runtime("Qwen3ForCausalLM", "").capabilities(), ["completion", "tools"]);
         let mut facts = ModelFacts { identifiers: vec!["Gemma4ForCausalLM".into()], ..ModelFacts::default() };
         (facts.vision, facts.audio) = (true, true);
-        assert_eq!(Runtime::of(&facts, None).capabilities, ["completion", "vision", "audio", "tools", "thinking"]);
+        assert_eq!(Runtime::of(&facts, None).capabilities(), ["completion", "vision", "audio", "tools", "thinking"]);
     }
 }

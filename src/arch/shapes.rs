@@ -47,10 +47,10 @@ impl Family {
         let width = facts.expert_width.map(|size| ("moe_intermediate_size", size));
         let both = width.map(|(key, size)| (key, size.saturating_mul(2)));
         let top_level = !name.contains("visual") && !name.contains("vision") && !name.contains("audio");
+        // A draft may have none of its own.
+        let is_embedding = !self.embedding.is_empty() && name.ends_with(self.embedding);
         let rows_and_columns = match text_layer(name).map(|(_, rest)| rest) {
-            None if top_level && (name.ends_with(self.embedding) || name.ends_with("lm_head.weight")) => {
-                [vocabulary, hidden]
-            }
+            None if top_level && (is_embedding || name.ends_with("lm_head.weight")) => [vocabulary, hidden],
             Some("input_layernorm.weight" | "post_attention_layernorm.weight" | "norm.weight") => [None, hidden],
             Some("self_attn.q_proj.weight" | "self_attn.k_proj.weight" | "self_attn.v_proj.weight") => [None, hidden],
             Some("self_attn.o_proj.weight" | "mlp.down_proj.weight") => [hidden, None],

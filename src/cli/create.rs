@@ -1,6 +1,7 @@
 //! `kiln create`: a checkpoint, or a model that was published before, becomes a model in the store, or with
 //! `--dry-run` a plan on the screen.
 
+use std::iter;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,10 +15,11 @@ use super::transfer::Traffic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Dialect, layer_name};
 use crate::oci::{Descriptor, Reference};
+use crate::ops::additions::Additions;
 use crate::ops::create::{self, Created, Preview, Republished};
 use crate::ops::recipe;
 use crate::ops::source::Source;
-use crate::plan::{PlannedTensor, Profile, Request};
+use crate::plan::{PlannedBlob, PlannedTensor, Profile, Request};
 use crate::quant::Scheme;
 
 const EXAMPLES: &str = "\
@@ -27,6 +29,8 @@ Examples:
   kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
   kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
   kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
+  kiln create gemma:int4 ./gemma-4 --quantize int4 --draft ./gemma-4-assistant --draft-quantize int4
+  kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --modelfile ./Modelfile
   kiln create llama:hf ./Llama-3.1-8B --profile hf
   kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
   kiln create llama:bf16 meta-llama/Llama-3.1-8B
@@ -61,6 +65,15 @@ pub(super) struct Create {
     /// How the manifest is spelled [default: ollama; modelpack for the other profiles]
     #[arg(long, value_name = "DIALECT")]
     dialect: Option<Dialect>,
+    /// A Modelfile: TEMPLATE, SYSTEM, LICENSE, PARAMETER, PARSER, RENDERER, REQUIRES and DRAFT are kept
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    modelfile: Option<PathBuf>,
+    /// The checkpoint of a draft, which guesses ahead for the model
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    draft: Option<PathBuf>,
+    /// Quantize the draft
+    #[arg(long, value_name = "SCHEME", value_parser = SchemeParser, hide_possible_values = true)]
+    draft_quantize: Option<Scheme>,
     /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -77,16 +90,18 @@ impl Create {
         }
         let recipe = self.recipe.as_deref().map(recipe::find).transpose()?;
         let request = Request::new(self.profile, self.quantize, recipe)?;
+        let additions = Additions { modelfile: self.modelfile, draft: self.draft, draft_scheme: self.draft_quantize };
         let named = self.source;
         let source = session.blocking(move |session| Source::find(&named, &session.places()?)).await?;
         let threads = session.settings.threads;
         if self.dry_run {
-            let preview =
-                session.watched(move |_, progress| create::preview(&source, request, threads, progress)).await?;
+            let prepared = session
+                .watched(move |_, progress| create::prepare(&source, request, threads, progress)?.with(&additions));
+            let preview = prepared.await?.preview();
             if session.printer.is_json() {
                 session.printer.object(&planned(&preview));
             } else {
-                preview.plan.notes.iter().for_each(|note| session.printer.note(note));
+                preview.notes.iter().for_each(|note| session.printer.note(note));
                 session.printer.data(drawn(&preview));
             }
             return Ok(Exit::Done);
@@ -102,6 +117,7 @@ impl Create {
                 let options = create::Options { name: self.name, source, request, dialect, threads };
                 // A checkpoint that cannot be imported leaves nothing behind, not even an empty store.
                 let prepared = create::prepare(&options.source, options.request.clone(), threads, progress)?;
+                let prepared = prepared.with(&additions)?;
                 prepared.create(&session.open_store()?, &options, progress)
             })
             .await?;
@@ -188,9 +204,23 @@ fn changes(republished: &Republished, all: bool) -> String {
     text
 }
 
+/// The blobs of the model and its draft, with their sizes.
+fn blobs(preview: &Preview) -> impl Iterator<Item = (&PlannedBlob, u64)> {
+    let previews = iter::once(preview).chain(preview.draft.as_deref());
+    previews.flat_map(|preview| preview.plan.blobs.iter().zip(preview.sizes.iter().copied()))
+}
+
+/// The layers that are files, and what a Modelfile sets, with their sizes, and whether kiln makes them.
+fn files(preview: &Preview) -> Vec<(String, u64, bool)> {
+    let plans = iter::once(preview).chain(preview.draft.as_deref()).map(|preview| &preview.plan);
+    let files =
+        plans.flat_map(|plan| plan.sidecars.iter().map(|file| (plan.file_name(file), file.size, file.made.is_some())));
+    files.chain(preview.settings.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes, false))).collect()
+}
+
 /// The bytes of the planned layers: the manifest, the config and the lock come on top.
 fn total(preview: &Preview) -> u64 {
-    preview.sizes.iter().sum::<u64>() + preview.plan.sidecars.iter().map(|sidecar| sidecar.size).sum::<u64>()
+    blobs(preview).map(|(_, bytes)| bytes).chain(files(preview).into_iter().map(|(_, bytes, _)| bytes)).sum()
 }
 
 fn scheme(tensor: &PlannedTensor) -> Option<String> {
@@ -210,18 +240,18 @@ fn planned(preview: &Preview) -> Value {
             "sources": tensor.sources.len(),
         })
     };
-    let blobs = preview.plan.blobs.iter().zip(&preview.sizes).map(|(blob, bytes)| {
+    let blobs = blobs(preview).map(|(blob, bytes)| {
         json!({"name": blob.name, "bytes": bytes, "tensors": blob.tensors.iter().map(tensor).collect::<Vec<_>>()})
     });
-    let sidecars = preview.plan.sidecars.iter();
-    let sidecars = sidecars.map(|file| json!({"name": file.name, "bytes": file.size, "made": file.made.is_some()}));
+    let sidecars = files(preview).into_iter();
+    let sidecars = sidecars.map(|(name, bytes, made)| json!({"name": name, "bytes": bytes, "made": made}));
     json!({
         "event": "planned",
         "family": preview.plan.family.name,
         "blobs": blobs.collect::<Vec<_>>(),
         "sidecars": sidecars.collect::<Vec<_>>(),
         "bytes": total(preview),
-        "notes": preview.plan.notes,
+        "notes": preview.notes,
     })
 }
 
@@ -229,7 +259,7 @@ fn planned(preview: &Preview) -> Value {
 fn drawn(preview: &Preview) -> String {
     let row = |cells: [&str; 5]| cells.map(str::to_owned).to_vec();
     let mut rows = vec![row(["BLOB", "BYTES", "SCHEME", "FROM", "WHY"])];
-    for (blob, bytes) in preview.plan.blobs.iter().zip(&preview.sizes) {
+    for (blob, bytes) in blobs(preview) {
         // A blob with one tensor has its name.
         let single = matches!(&*blob.tensors, [tensor] if tensor.name == blob.name);
         if !single {
@@ -249,18 +279,19 @@ fn drawn(preview: &Preview) -> String {
             rows.push(vec![name, bytes, scheme, from, tensor.why.to_string()]);
         }
     }
-    for sidecar in &preview.plan.sidecars {
-        let from = if sidecar.made.is_some() { "made" } else { "" };
-        rows.push(vec![sidecar.name.clone(), sidecar.size.to_string(), String::new(), from.to_owned()]);
-    }
-    let plan = &preview.plan;
+    let files = files(preview);
+    rows.extend(files.iter().map(|(name, bytes, made)| {
+        let from = if *made { "made" } else { "" };
+        vec![name.clone(), bytes.to_string(), String::new(), from.to_owned()]
+    }));
+    let with_tensors = blobs(preview).count();
     format!(
         "{}\n\n{} layers of family {}: {} with tensors, {}, {} in all",
         table(&rows),
-        plan.blobs.len() + plan.sidecars.len(),
-        plan.family.name,
-        plan.blobs.len(),
-        count(plan.sidecars.len() as u64, "file"),
+        with_tensors + files.len(),
+        preview.plan.family.name,
+        with_tensors,
+        count(files.len() as u64, "file"),
         size(total(preview)),
     )
 }

@@ -38,6 +38,9 @@ pub(super) struct Crosscheck {
     /// The source, as in `kiln create` [default: what the model was created from]
     #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::DirPath)]
     source: Option<PathBuf>,
+    /// The draft's checkpoint [default: where the model was created from]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    draft: Option<PathBuf>,
 }
 
 impl Crosscheck {
@@ -46,7 +49,7 @@ impl Crosscheck {
         let crosschecked = session
             .watched(move |session, progress| {
                 let (places, threads) = (session.places()?, session.settings.threads);
-                let options = Options { name, source: self.source, places, threads };
+                let options = Options { name, source: self.source, draft: self.draft, places, threads };
                 crosscheck(&session.open_store()?, &options, progress)
             })
             .await?;

@@ -34,20 +34,25 @@ Exit codes:
 pub(super) struct Verify {
     /// The model's name in the store
     name: Reference,
-    /// How far to go [default: tensors, or rebuild with --source]
+    /// How far to go [default: tensors, or rebuild with --source or --draft]
     #[arg(long, value_name = "LEVEL")]
     level: Option<Level>,
     /// What to rebuild it from, as in `kiln create` [default: what it was created from]
     #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::DirPath)]
     source: Option<PathBuf>,
+    /// The draft's checkpoint to rebuild from [default: where it was created from]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    draft: Option<PathBuf>,
 }
 
 impl Verify {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let implied = if self.source.is_some() { Level::Rebuild } else { Level::Tensors };
+        let named = [("--source", &self.source), ("--draft", &self.draft)];
+        let named = named.into_iter().find(|(_, directory)| directory.is_some()).map(|(option, _)| option);
+        let implied = if named.is_some() { Level::Rebuild } else { Level::Tensors };
         let level = self.level.unwrap_or(implied);
-        if self.source.is_some() && level != Level::Rebuild {
-            let message = format!("`--source` is for a rebuild, and the level is `{}`", level.name());
+        if let Some(option) = named.filter(|_| level != Level::Rebuild) {
+            let message = format!("`{option}` is for a rebuild, and the level is `{}`", level.name());
             return Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"));
         }
         let name = self.name.clone();
@@ -57,6 +62,7 @@ impl Verify {
                     name: self.name,
                     level,
                     source: self.source,
+                    draft: self.draft,
                     places: session.places()?,
                     threads: session.settings.threads,
                 };

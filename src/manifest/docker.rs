@@ -18,9 +18,9 @@ pub(super) const FILE: MediaType = MediaType::of("application/vnd.docker.ai.mode
 pub(super) fn layer(content: Content, name: &str, mut descriptor: Descriptor) -> Descriptor {
     descriptor.media_type = match content {
         Content::Tensors => SAFETENSORS,
-        Content::File if is_licence(name) => LICENSE,
+        Content::File | Content::Setting(_) if is_licence(name) => LICENSE,
         Content::File if name.ends_with(".jinja") => CHAT_TEMPLATE,
-        Content::File | Content::Lock => FILE,
+        Content::File | Content::Setting(_) | Content::Lock => FILE,
     };
     descriptor.at_path(name_of(content, name))
 }

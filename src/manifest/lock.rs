@@ -16,10 +16,16 @@ pub const EPOCH: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Lock {
+    /// The draft beside the model, when there is one; its tensors are among `tensors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<LockedDraft>,
     /// [`EPOCH`] of the kiln that wrote it.
     pub epoch: u32,
     /// The source kind, `float`.
     pub kind: String,
+    /// What a Modelfile set, when it set anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modelfile: Option<LockedModelfile>,
     /// The normalizations that were applied, in order.
     pub normalizations: Vec<String>,
     /// The arithmetic of the kernels.
@@ -37,6 +43,36 @@ pub struct Lock {
     pub scheme: Option<String>,
     /// Every output tensor, in the order of the manifest.
     pub tensors: Vec<LockedTensor>,
+}
+
+/// A draft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedDraft {
+    /// Its source kind.
+    pub kind: String,
+    /// The normalizations that were applied to it, in order.
+    pub normalizations: Vec<String>,
+    /// The scheme that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+}
+
+/// What came from a Modelfile. The contents are those of the layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedModelfile {
+    /// The names of the layers it set.
+    pub layers: Vec<String>,
+    /// The parser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parser: Option<String>,
+    /// The renderer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renderer: Option<String>,
+    /// The lowest runtime version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<String>,
 }
 
 /// One output tensor.
@@ -132,8 +168,15 @@ mod tests {
     #[test]
     fn reads_what_it_wrote_with_keys_in_order() {
         let lock = Lock {
+            draft: Some(LockedDraft { kind: "float".into(), normalizations: Vec::new(), scheme: Some("int4".into()) }),
             epoch: EPOCH,
             kind: "float".into(),
+            modelfile: Some(LockedModelfile {
+                layers: vec!["modelfile/system".into()],
+                parser: Some("qwen3".into()),
+                renderer: Some("qwen3-coder".into()),
+                requires: Some("0.20.0".into()),
+            }),
             normalizations: vec!["stack".into()],
             numerics: "mlx-cpu-1".into(),
             policy: Some(Lock::RECIPE.into()),

@@ -4,14 +4,18 @@
 mod docker;
 mod file;
 mod lock;
+mod modelfile;
 mod modelpack;
 mod ollama;
+mod version;
 
 use std::str::FromStr;
 
 pub use file::{FilePath, files, paths, shard_index};
-pub use lock::{EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
-pub use ollama::ModelConfig;
+pub use lock::{EPOCH, Lock, LockedDraft, LockedModelfile, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
+pub use modelfile::{Modelfile, Names, Setting};
+pub use ollama::{DraftConfig, ModelConfig};
+pub use version::Version;
 
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Manifest, MediaType};
@@ -98,6 +102,8 @@ pub enum Content {
     Tensors,
     /// A file of the checkpoint.
     File,
+    /// What a Modelfile sets.
+    Setting(Setting),
     /// `kiln.lock`.
     Lock,
 }
@@ -116,7 +122,7 @@ impl Content {
         } else if [MediaType::OLLAMA_TENSOR, modelpack::WEIGHT, docker::SAFETENSORS].contains(&layer.media_type) {
             Self::Tensors
         } else {
-            Self::File
+            Setting::of(&layer_name(layer)).map_or(Self::File, Self::Setting)
         }
     }
 }
@@ -128,12 +134,15 @@ pub fn layer_name(layer: &Descriptor) -> String {
             name.strip_suffix(".safetensors").unwrap_or(name).to_owned()
         }
         Some(name) => name.to_owned(),
-        None => layer.digest.to_string(),
+        None => match ollama::setting(layer) {
+            Some(setting) => setting.name().to_owned(),
+            None => layer.digest.to_string(),
+        },
     }
 }
 
 /// Whether a file of the checkpoint is a licence, by its name.
 fn is_licence(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
+    let name = name.rsplit('/').next().unwrap_or(name).to_ascii_uppercase();
     ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"].iter().any(|start| name.starts_with(start))
 }

@@ -20,8 +20,8 @@ pub(super) fn layer(content: Content, name: &str, mut descriptor: Descriptor) ->
         Content::Tensors => WEIGHT,
         // ModelPack's tools refuse a layer of a type that the specification does not name.
         Content::Lock => DOC,
-        Content::File if is_licence(name) => DOC,
-        Content::File => WEIGHT_CONFIG,
+        Content::File | Content::Setting(_) if is_licence(name) => DOC,
+        Content::File | Content::Setting(_) => WEIGHT_CONFIG,
     };
     descriptor.at_path(name_of(content, name))
 }

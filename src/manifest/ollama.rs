@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Content, is_licence};
+use super::{Content, Setting, is_licence};
 use crate::json;
 use crate::oci::{Descriptor, Manifest, MediaType};
 
@@ -36,12 +36,32 @@ pub struct ModelConfig {
     /// What the model can do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// The draft beside the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftConfig>,
     /// Required by Docker, empty.
     #[serde(default)]
     pub architecture: String,
     /// Required by Docker, empty.
     #[serde(default)]
     pub os: String,
+}
+
+/// Where a runtime finds a draft.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftConfig {
+    /// Always `safetensors`.
+    #[serde(default)]
+    pub model_format: String,
+    /// Its class.
+    #[serde(default)]
+    pub architecture: String,
+    /// What the names of its tensors begin with.
+    #[serde(default)]
+    pub tensor_prefix: String,
+    /// The layer with its `config.json`.
+    #[serde(default)]
+    pub config: String,
 }
 
 impl ModelConfig {
@@ -58,8 +78,24 @@ pub(super) fn layer(content: Content, name: &str, mut descriptor: Descriptor) ->
         Content::File if name.ends_with(".json") => MediaType::OLLAMA_JSON,
         Content::File if is_licence(name) => MediaType::OLLAMA_LICENSE,
         Content::File => MediaType::KILN_FILE,
+        Content::Setting(setting) => media_type(setting),
     };
-    descriptor.named(name)
+    // Ollama knows these by their type alone.
+    if matches!(content, Content::Setting(_)) { descriptor } else { descriptor.named(name) }
+}
+
+fn media_type(setting: Setting) -> MediaType {
+    match setting {
+        Setting::Template => MediaType::OLLAMA_TEMPLATE,
+        Setting::System => MediaType::OLLAMA_SYSTEM,
+        Setting::License => MediaType::OLLAMA_LICENSE,
+        Setting::Parameters => MediaType::OLLAMA_PARAMETERS,
+    }
+}
+
+/// What a layer without a name sets.
+pub(super) fn setting(layer: &Descriptor) -> Option<Setting> {
+    Setting::ALL.into_iter().find(|setting| media_type(*setting) == layer.media_type)
 }
 
 pub(super) fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Vec<u8> {

@@ -27,6 +27,12 @@ impl MediaType {
     pub const OLLAMA_JSON: Self = Self::of("application/vnd.ollama.image.json");
     /// A licence text.
     pub const OLLAMA_LICENSE: Self = Self::of("application/vnd.ollama.image.license");
+    /// A prompt template in Go's language.
+    pub const OLLAMA_TEMPLATE: Self = Self::of("application/vnd.ollama.image.template");
+    /// A system prompt.
+    pub const OLLAMA_SYSTEM: Self = Self::of("application/vnd.ollama.image.system");
+    /// Parameters of the runtime: a JSON object.
+    pub const OLLAMA_PARAMETERS: Self = Self::of("application/vnd.ollama.image.params");
     /// Any other file of the checkpoint, byte for byte.
     pub const KILN_FILE: Self = Self::of("application/vnd.kiln.file.v1");
     /// `kiln.lock`.

@@ -7,12 +7,19 @@ use super::create::{self, Prepared};
 use super::inspect::lock;
 use super::source::{Places, Source};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::manifest::{EPOCH, Lock};
+use crate::manifest::{Content, EPOCH, Lock, LockedModelfile, Modelfile, Names, Setting};
 use crate::oci::{Descriptor, Manifest};
 use crate::plan::{Policy, Profile, Request};
 use crate::progress::Progress;
 use crate::quant::NUMERICS;
 use crate::store::Store;
+
+/// The sources that were named.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) source: Option<&'a Path>,
+    pub(super) draft: Option<&'a Path>,
+}
 
 /// A lock and what it makes of a source.
 pub(super) struct Again {
@@ -22,8 +29,8 @@ pub(super) struct Again {
 }
 
 impl Again {
-    /// Plans `source`, which is looked for in `places`, as the model's lock says; `None` takes the one the store
-    /// remembers. `threads` hash the layers of a source that is a model itself.
+    /// Plans the source, which is looked for in `places`, and the draft with it, as the model's lock says. What is not
+    /// named is what the store remembers. `threads` hash the layers of a source that is a model itself.
     ///
     /// # Errors
     /// [`ErrorKind::CouldNotCheck`] when the model has no lock, when this kiln cannot do what it says, or when the
@@ -32,7 +39,7 @@ impl Again {
         store: &Store,
         target: &Descriptor,
         manifest: &Manifest,
-        source: Option<&Path>,
+        named: Named<'_>,
         places: &Places,
         threads: usize,
         progress: &Progress,
@@ -48,20 +55,35 @@ impl Again {
                 quoted(&lock.profile)
             )));
         };
-        let remembered = || {
-            let note = store.note(&target.digest).ok().flatten()?;
-            note.get("source").and_then(serde_json::Value::as_str).map(PathBuf::from)
+        let find = |path: Option<&Path>, key: &str| {
+            let remembered = || {
+                let note = store.note(&target.digest).ok().flatten()?;
+                note.get(key).and_then(serde_json::Value::as_str).map(PathBuf::from)
+            };
+            path.map(Path::to_owned).or_else(remembered)
         };
-        let source = source
-            .map(Path::to_owned)
-            .or_else(remembered)
+        let source = find(named.source, "source")
             .ok_or_else(|| unchecked("The source is not known here: name it with `--source`".to_owned()))?;
         let request = request(&lock, profile)
             .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
         let places = Places { store: Some(store.clone()), ..places.clone() };
-        let prepared = Source::find(&source, &places)
+        let mut prepared = Source::find(&source, &places)
             .and_then(|source| create::prepare(&source, request, threads, progress))
             .map_err(|cause| unusable(&source, cause))?;
+        prepared.modelfile = Modelfile::default();
+        if let Some(locked) = &lock.draft {
+            let draft = find(named.draft, "draft").ok_or_else(|| {
+                unchecked("The source of the draft is not known here: name it with `--draft DIR`".to_owned())
+            })?;
+            let scheme = locked.scheme.as_deref().map(str::parse).transpose();
+            scheme.and_then(|scheme| prepared.add_draft(&draft, scheme)).map_err(|cause| unusable(&draft, cause))?;
+        }
+        if let Some(locked) = &lock.modelfile {
+            let modelfile = modelfile(store, manifest, locked)?;
+            prepared
+                .add_modelfile(modelfile)
+                .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
+        }
         Ok(Self { lock, prepared, source })
     }
 
@@ -85,6 +107,18 @@ fn request(lock: &Lock, profile: Profile) -> Result<Request> {
         }
     };
     Ok(Request { profile, scheme: scheme(&lock.scheme)?, policy })
+}
+
+/// What a Modelfile set: the contents of the layers that the lock names.
+fn modelfile(store: &Store, manifest: &Manifest, locked: &LockedModelfile) -> Result<Modelfile> {
+    let LockedModelfile { layers, parser, renderer, requires } = locked.clone();
+    let named = Setting::ALL.into_iter().filter(|setting| layers.iter().any(|name| name == setting.name()));
+    let stored = named.filter_map(|setting| {
+        let layer = manifest.layers.iter().find(|layer| Content::of(layer) == Content::Setting(setting))?;
+        Some(store.read_blob(layer).map(|bytes| (setting, bytes)))
+    });
+    let layers = stored.collect::<Result<_>>()?;
+    Ok(Modelfile { layers, names: Names { parser, renderer, requires }, ..Modelfile::default() })
 }
 
 fn unusable(source: &Path, cause: Error) -> Error {

@@ -4,16 +4,17 @@ use std::io::Write;
 
 use serde_json::json;
 
+use super::additions::{lock_draft, lock_modelfile};
 use super::parallel;
 pub use super::republish::Republished;
 use super::source::Source;
 
-use crate::arch::OLDEST_RUNTIME;
 use crate::blobs::{self, Layout, SourceHashes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Inventory;
 use crate::manifest::{
-    Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, SCHEMA_VERSION, paths,
+    Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, Modelfile, SCHEMA_VERSION,
+    paths,
 };
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use crate::plan::{Decode, Plan, PlannedBlob, PlannedTensor, Policy, Profile, Request};
@@ -59,6 +60,12 @@ pub struct Preview {
     pub plan: Plan,
     /// The size of each of its blobs, in bytes.
     pub sizes: Vec<u64>,
+    /// The same of a draft.
+    pub draft: Option<Box<Preview>>,
+    /// What a Modelfile sets: the names of layers and their sizes, in bytes.
+    pub settings: Vec<(&'static str, u64)>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Plans without writing.
@@ -66,19 +73,32 @@ pub struct Preview {
 /// # Errors
 /// As [`prepare`].
 pub fn preview(source: &Source, request: Request, threads: usize, progress: &Progress) -> Result<Preview> {
-    let Prepared { plan, .. } = prepare(source, request, threads, progress)?;
-    let sizes = plan.blobs.iter().map(|blob| Layout::of(blob).size).collect();
-    Ok(Preview { plan, sizes })
+    Ok(prepare(source, request, threads, progress)?.preview())
 }
 
 /// A source and its plan: all that can be refused before a weight is read has been.
 #[derive(Debug)]
 pub struct Prepared {
+    pub(super) model: Part,
+    pub(super) draft: Option<Part>,
+    pub(super) modelfile: Modelfile,
+    pub(super) source: Source,
+    /// What the source is published as, if it is.
+    pub(super) published: Option<Manifest>,
+}
+
+/// One of the checkpoints that become a model.
+#[derive(Debug)]
+pub(super) struct Part {
     pub(super) checkpoint: Checkpoint,
     pub(super) plan: Plan,
-    source: Source,
-    /// What the source is published as, if it is.
-    published: Option<Manifest>,
+}
+
+impl Part {
+    /// Its blobs, each with the checkpoint that it is made of.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = (&Checkpoint, &PlannedBlob)> {
+        self.plan.blobs.iter().map(|blob| (&self.checkpoint, blob))
+    }
 }
 
 /// Opens a source and plans it.
@@ -93,7 +113,11 @@ pub fn prepare(source: &Source, request: Request, threads: usize, progress: &Pro
         // What could not be laid out again is not taken in.
         paths(plan.sidecars.iter().map(|sidecar| sidecar.name.as_str()))?;
     }
-    Ok(Prepared { checkpoint, plan, source: source.clone(), published })
+    // Only Ollama reads what a Modelfile set.
+    let published_for = published.iter().filter(|_| plan.request.profile == Profile::Ollama);
+    let layers = published_for.map(|manifest| source.settings(manifest)).collect::<Result<Vec<_>>>()?;
+    let modelfile = Modelfile { layers: layers.concat(), ..Modelfile::default() };
+    Ok(Prepared { model: Part { checkpoint, plan }, draft: None, modelfile, source: source.clone(), published })
 }
 
 /// The dialect that a profile's models are spelled in when nothing else is asked for.
@@ -113,45 +137,75 @@ pub fn create(store: &Store, options: &Options, progress: &Progress) -> Result<C
 }
 
 impl Prepared {
+    /// What would be written.
+    pub fn preview(self) -> Preview {
+        let notes = self.notes();
+        let preview = |part: Part| Preview {
+            sizes: part.plan.blobs.iter().map(|blob| Layout::of(blob).size).collect(),
+            plan: part.plan,
+            draft: None,
+            settings: Vec::new(),
+            notes: Vec::new(),
+        };
+        let settings = self.modelfile.layers.iter().map(|(setting, bytes)| (setting.name(), bytes.len() as u64));
+        Preview {
+            draft: self.draft.map(|draft| Box::new(preview(draft))),
+            settings: settings.collect(),
+            notes,
+            ..preview(self.model)
+        }
+    }
+
+    /// The model, and its draft.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
+        [&self.model].into_iter().chain(&self.draft)
+    }
+
     /// Creates the model in `store`; of `options`, what was prepared is not looked at again.
     ///
     /// # Errors
     /// As [`create`].
     pub fn create(&self, store: &Store, options: &Options, progress: &Progress) -> Result<Created> {
-        let Self { checkpoint, plan, source, published } = self;
-        let profile = plan.request.profile;
+        let profile = self.model.plan.request.profile;
         if [(Profile::Hf, Dialect::Ollama), (Profile::Ollama, Dialect::Docker)].contains(&(profile, options.dialect)) {
             let dialect = options.dialect.name();
             let message = format!("Nothing that reads the dialect `{dialect}` loads a model of profile `{profile}`");
             return Err(Error::new(ErrorKind::Usage, message).hint("leave `--dialect` out, or name another profile"));
         }
-        plan.notes.iter().for_each(|note| progress.note(note));
+        self.notes().iter().for_each(|note| progress.note(note));
         let import = store.begin_import()?;
-        let built = build(checkpoint, plan, options.dialect, options.threads, &import, progress)?;
+        let built = build(self, options.dialect, options.threads, &import, progress)?;
         let report = import.commit(&options.name, &built.manifest)?;
-        store.set_note(&built.manifest.digest, &provenance(source, checkpoint))?;
+        store.set_note(&built.manifest.digest, &self.provenance())?;
         Ok(Created {
             digest: built.manifest.digest,
             layers: built.layers.len() as u64,
             bytes: built.bytes,
             bytes_written: report.bytes_written,
-            republished: published
+            republished: self
+                .published
                 .as_ref()
-                .map(|published| Republished::new(source.to_string(), &published.layers, &built.layers, self)),
+                .map(|published| Republished::new(self.source.to_string(), &published.layers, &built.layers, self)),
         })
     }
-}
 
-/// What the store remembers about this run: where the source lay. Never part of a digest.
-fn provenance(source: &Source, checkpoint: &Checkpoint) -> serde_json::Value {
-    let source = match source {
-        // The snapshot, when it is an entry of a cache: what is downloaded later is another one.
-        Source::Directory(_) => {
-            json!(std::path::absolute(checkpoint.root()).unwrap_or_else(|_| checkpoint.root().to_owned()))
+    /// What the store remembers about this run: where the sources lay. Never part of a digest.
+    fn provenance(&self) -> serde_json::Value {
+        let root = |part: &Part| {
+            let root = part.checkpoint.root();
+            json!(std::path::absolute(root).unwrap_or_else(|_| root.to_owned()))
+        };
+        let source = match &self.source {
+            // The snapshot, when it is an entry of a cache: what is downloaded later is another one.
+            Source::Directory(_) => root(&self.model),
+            other => json!(other.to_string()),
+        };
+        let mut note = json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": source });
+        if let Some(draft) = &self.draft {
+            note["draft"] = root(draft);
         }
-        other => json!(other.to_string()),
-    };
-    json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": source })
+        note
+    }
 }
 
 /// A model that is staged, but not named yet.
@@ -161,42 +215,51 @@ pub(super) struct Built {
     bytes: u64,
 }
 
-/// Executes a plan into `import`.
+/// Executes the plans into `import`.
 pub(super) fn build(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
+    prepared: &Prepared,
     dialect: Dialect,
     threads: usize,
     import: &Import<'_>,
     progress: &Progress,
 ) -> Result<Built> {
-    let tensors = plan.blobs.iter().flat_map(|blob| &blob.tensors).map(PlannedTensor::source_bytes);
-    let files = plan.sidecars.iter().map(|sidecar| sidecar.size);
+    let plans = || prepared.parts().map(|part| &part.plan);
+    let blobs = || plans().flat_map(|plan| &plan.blobs);
+    let files = || plans().flat_map(|plan| &plan.sidecars);
+    let tensors = blobs().flat_map(|blob| &blob.tensors).map(PlannedTensor::source_bytes);
     progress.report(Event::Started {
         task: "create",
-        blobs: (plan.blobs.len() + plan.sidecars.len()) as u64,
-        bytes: tensors.chain(files).sum(),
+        blobs: (blobs().count() + files().count()) as u64,
+        bytes: tensors.chain(files().map(|file| file.size)).sum(),
     });
-    let written = write_blobs(checkpoint, plan, threads, import, progress)?;
     let mut layers = Vec::new();
     let mut locked = Vec::new();
-    for (blob, (descriptor, hashes)) in plan.blobs.iter().zip(written) {
-        layers.push(dialect.layer(Content::Tensors, &blob.name, descriptor));
-        locked.extend(blob.tensors.iter().zip(hashes).map(|(tensor, hashes)| lock_tensor(&blob.name, tensor, &hashes)));
+    for Part { checkpoint, plan } in prepared.parts() {
+        let written = write_blobs(checkpoint, plan, threads, import, progress)?;
+        for (blob, (descriptor, hashes)) in plan.blobs.iter().zip(written) {
+            layers.push(dialect.layer(Content::Tensors, &blob.name, descriptor));
+            let tensors = blob.tensors.iter().zip(hashes);
+            locked.extend(tensors.map(|(tensor, hashes)| lock_tensor(&blob.name, tensor, &hashes)));
+        }
+        layers.extend(parallel::each(&plan.sidecars, threads, |file| {
+            let name = plan.file_name(file);
+            let (descriptor, ()) = staged(&name, import, progress, |sink| match &file.made {
+                Some(bytes) => sink
+                    .write_all(bytes)
+                    .map_err(|cause| Error::new(ErrorKind::Store, "Could not write to the store").caused_by(cause)),
+                None => checkpoint.copy_sidecar(&file.name, sink, progress),
+            })?;
+            Ok(dialect.layer(Content::of_file(&name), &name, descriptor))
+        })?);
+        checkpoint.check_unchanged()?;
     }
-    layers.extend(parallel::each(&plan.sidecars, threads, |file| {
-        let (descriptor, ()) = staged(&file.name, import, progress, |sink| match &file.made {
-            Some(bytes) => sink
-                .write_all(bytes)
-                .map_err(|cause| Error::new(ErrorKind::Store, "Could not write to the store").caused_by(cause)),
-            None => checkpoint.copy_sidecar(&file.name, sink, progress),
-        })?;
-        Ok(dialect.layer(Content::of_file(&file.name), &file.name, descriptor))
-    })?);
-    checkpoint.check_unchanged()?;
-    let lock = import.stage_bytes(MediaType::KILN_LOCK, &lock(plan, locked).to_bytes())?;
+    for (setting, bytes) in &prepared.modelfile.layers {
+        let descriptor = import.stage_bytes(MediaType::KILN_FILE, bytes)?;
+        layers.push(dialect.layer(Content::Setting(*setting), setting.name(), descriptor));
+    }
+    let lock = import.stage_bytes(MediaType::KILN_LOCK, &lock(prepared, locked).to_bytes())?;
     layers.push(dialect.layer(Content::Lock, Lock::NAME, lock));
-    let (media_type, config) = dialect.config(&model_config(plan), &layers);
+    let (media_type, config) = dialect.config(&model_config(prepared), &layers);
     let config = import.stage_bytes(media_type, &config)?;
     let bytes = config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
     let (media_type, manifest) = dialect.manifest(config, layers.clone());
@@ -265,10 +328,13 @@ fn lock_tensor(layer: &str, tensor: &PlannedTensor, hashes: &SourceHashes) -> Lo
     }
 }
 
-fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
+fn lock(prepared: &Prepared, tensors: Vec<LockedTensor>) -> Lock {
+    let plan = &prepared.model.plan;
     Lock {
+        draft: prepared.draft.as_ref().map(|draft| lock_draft(&draft.plan)),
         epoch: EPOCH,
         kind: plan.kind.to_string(),
+        modelfile: lock_modelfile(&prepared.modelfile),
         normalizations: plan.normalizations.iter().map(|transform| transform.name().to_owned()).collect(),
         numerics: NUMERICS.to_owned(),
         policy: (plan.request.policy != Policy::Family).then(|| Lock::RECIPE.to_owned()),
@@ -279,14 +345,16 @@ fn lock(plan: &Plan, tensors: Vec<LockedTensor>) -> Lock {
     }
 }
 
-fn model_config(plan: &Plan) -> ModelConfig {
+fn model_config(prepared: &Prepared) -> ModelConfig {
+    let plan = &prepared.model.plan;
     ModelConfig {
         model_format: "safetensors".to_owned(),
         file_type: plan.base.map(|scheme| scheme.to_string()).unwrap_or_default(),
-        renderer: plan.runtime.renderer.map(str::to_owned),
-        parser: plan.runtime.parser.map(str::to_owned),
-        requires: Some(plan.family.requires.unwrap_or(OLDEST_RUNTIME).to_owned()),
-        capabilities: plan.runtime.capabilities.iter().map(|&capability| capability.to_owned()).collect(),
+        renderer: plan.runtime.renderer.as_deref().map(str::to_owned),
+        parser: plan.runtime.parser.as_deref().map(str::to_owned),
+        requires: Some(prepared.requires().to_owned()),
+        capabilities: plan.runtime.capabilities().into_iter().map(str::to_owned).collect(),
+        draft: prepared.draft_config(),
         ..ModelConfig::default()
     }
 }

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::again::Again;
-use super::create::Prepared;
+use super::again::{Again, Named};
+use super::create::Part;
 use super::explain::open;
 use super::inspect::{find, read_header};
 use super::source::Places;
@@ -16,9 +16,10 @@ use crate::blobs::{SourceHashes, read_values};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Lock, LockedSource, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Reference};
-use crate::plan::{Part, PlannedBlob, PlannedTensor, Role};
+use crate::plan::{self, PlannedBlob, PlannedTensor, Role};
 use crate::progress::{Event, Progress};
 use crate::quant::Mlx;
+use crate::source::Checkpoint;
 use crate::source::safetensors::Header;
 use crate::store::Store;
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub name: Reference,
     /// Its source, as it is named for a creation; `None` takes the one the store remembers.
     pub source: Option<PathBuf>,
+    /// The checkpoint of its draft; `None` takes the place the store remembers.
+    pub draft: Option<PathBuf>,
     /// Where sources are looked for.
     pub places: Places,
     /// How many threads hash a source that is a model itself.
@@ -61,18 +64,19 @@ impl Crosschecked {
 pub fn crosscheck(store: &Store, options: &Options, progress: &Progress) -> Result<Crosschecked> {
     let mlx = Mlx::start()?;
     let (target, manifest) = find(store, &options.name)?;
-    let Options { source, places, threads, .. } = options;
-    let again = Again::plan(store, &target, &manifest, source.as_deref(), places, *threads, progress)?;
-    let Prepared { checkpoint, plan, .. } = &again.prepared;
-    let blobs: Vec<&PlannedBlob> = plan.blobs.iter().filter(|blob| quantized(blob).next().is_some()).collect();
-    let tensors = || blobs.iter().flat_map(|blob| quantized(blob));
+    let Options { source, draft, places, threads, .. } = options;
+    let named = Named { source: source.as_deref(), draft: draft.as_deref() };
+    let again = Again::plan(store, &target, &manifest, named, places, *threads, progress)?;
+    let blobs = again.prepared.parts().flat_map(Part::blobs).filter(|(_, blob)| quantized(blob).next().is_some());
+    let blobs: Vec<(&Checkpoint, &PlannedBlob)> = blobs.collect();
+    let tensors = || blobs.iter().flat_map(|(_, blob)| quantized(blob));
     let bytes = tensors().map(PlannedTensor::source_bytes).sum();
     progress.report(Event::Started { task: "crosscheck", blobs: blobs.len() as u64, bytes });
     let layers: BTreeMap<String, &Descriptor> =
         manifest.layers.iter().map(|layer| (layer_name(layer), layer)).collect();
     let mut crosschecked = Crosschecked { digest: target.digest, tensors: 0, findings: Vec::new() };
     let findings = &mut crosschecked.findings;
-    for blob in &blobs {
+    for (checkpoint, blob) in &blobs {
         let Some(layer) = layers.get(&blob.name) else {
             let message = format!("The source gives a layer {}, which the model does not have", quoted(&blob.name));
             findings.push(Finding::new(Outcome::NotReproduced, message));
@@ -85,13 +89,17 @@ pub fn crosscheck(store: &Store, options: &Options, progress: &Progress) -> Resu
         let stored = Stored { file: open(store, layer)?, header: read_header(store, layer)?.0 };
         for tensor in quantized(blob) {
             crosschecked.tensors += 1;
-            let found = stored.differs(tensor, &again, &mlx, progress).or_else(|error| Finding::of(error).map(Some));
+            let found = stored
+                .differs(tensor, checkpoint, &again, &mlx, progress)
+                .or_else(|error| Finding::of(error).map(Some));
             let found = found.map_err(|error| again.failed(error))?;
             let of = |finding: Finding| Finding { tensor: Some(tensor.name.clone()), ..finding.in_layer(layer) };
             findings.extend(found.map(of));
         }
     }
-    checkpoint.check_unchanged().map_err(|error| again.failed(error))?;
+    for part in again.prepared.parts() {
+        part.checkpoint.check_unchanged().map_err(|error| again.failed(error))?;
+    }
     let planned: BTreeSet<&str> = tensors().map(|tensor| &*tensor.name).collect();
     let locked = again.lock.tensors.iter().filter(|tensor| tensor.scheme.is_some() && tensor.packed.is_none());
     for LockedTensor { name, layer, .. } in locked.filter(|tensor| !planned.contains(&*tensor.name)) {
@@ -122,6 +130,7 @@ impl Stored {
     fn differs(
         &self,
         tensor: &PlannedTensor,
+        checkpoint: &Checkpoint,
         again: &Again,
         mlx: &Mlx,
         progress: &Progress,
@@ -136,7 +145,7 @@ impl Stored {
         };
         let row = columns as usize * float.size();
         let mut rows = Vec::new();
-        let hashes = read_values(tensor, &again.prepared.checkpoint, progress, &mut |values| {
+        let hashes = read_values(tensor, checkpoint, progress, &mut |values| {
             rows.extend_from_slice(values);
             let whole = rows.len() / row * row;
             if whole > 0 {
@@ -176,7 +185,7 @@ impl Stored {
     }
 
     /// A part's place in the file; none when it is not there in this form.
-    fn array(&self, part: &Part) -> Option<Array> {
+    fn array(&self, part: &plan::Part) -> Option<Array> {
         let form = (&part.name, part.dtype, &part.shape);
         let entry = self.header.tensors.iter().find(|entry| (&entry.name, entry.dtype, &entry.shape) == form)?;
         let start = self.header.data_start + entry.begin;

@@ -1,6 +1,7 @@
 //! The use cases, one file each: options in, report out. The only room that joins the import half with
 //! the transfer half; it never prints and never reads the environment.
 
+pub mod additions;
 mod again;
 pub mod checkout;
 pub mod create;
@@ -16,5 +17,6 @@ pub mod remove;
 mod republish;
 pub mod serve;
 pub mod source;
+mod text;
 pub mod transfer;
 pub mod verify;

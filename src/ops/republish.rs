@@ -26,7 +26,7 @@ impl Republished {
     pub(super) fn new(source: String, before: &[Descriptor], after: &[Descriptor], prepared: &Prepared) -> Self {
         let digests = |layers: &[Descriptor]| layers.iter().map(|layer| layer.digest).collect::<BTreeSet<Digest>>();
         let (there, again) = (digests(before), digests(after));
-        let blobs: BTreeMap<&str, _> = prepared.plan.blobs.iter().map(|blob| (&*blob.name, blob)).collect();
+        let blobs: BTreeMap<&str, _> = prepared.model.plan.blobs.iter().map(|blob| (&*blob.name, blob)).collect();
         let (mut stayed, mut moved, mut new) = (Vec::new(), Vec::new(), Vec::new());
         for layer in after {
             if there.contains(&layer.digest) {
@@ -34,7 +34,7 @@ impl Republished {
             } else if let Some(blob) = blobs.get(&*layer_name(layer)) {
                 let sources = blob.tensors.iter().flat_map(|tensor| &tensor.sources);
                 let from: BTreeSet<&str> =
-                    sources.filter_map(|source| prepared.checkpoint.shard_of(&source.name)).collect();
+                    sources.filter_map(|source| prepared.model.checkpoint.shard_of(&source.name)).collect();
                 moved.push((layer.clone(), from.into_iter().map(str::to_owned).collect()));
             } else {
                 new.push(layer.clone());

@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{ollama, parallel};
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::manifest::{Content, layer_name};
+use crate::manifest::{Content, Setting, layer_name};
 use crate::oci::{Descriptor, Digest, Hasher, Manifest, Reference};
+use crate::plan::Plan;
 use crate::progress::{Event, Progress};
 use crate::source::{self, Checkpoint, NamedFile};
 use crate::store::{Damage, Store};
@@ -55,6 +56,8 @@ pub enum Source {
 const HUB: &str = "hf:";
 const MODEL: &str = "ref:";
 const OLLAMA: &str = "ollama:";
+/// The longest layer of a Modelfile that is read from Ollama's store, in bytes.
+const LONGEST_SETTING: u64 = 16 << 20;
 
 impl Source {
     /// Finds what `named` means. A prefix says it: `ref:` a model of the store or a registry, `hf:` an entry of
@@ -151,6 +154,34 @@ impl Source {
         Ok((checkpoint, Some(manifest)))
     }
 
+    /// What a Modelfile set in a model that was published: the contents of those layers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] when one has other bytes than its digest promises.
+    pub(super) fn settings(&self, manifest: &Manifest) -> Result<Vec<(Setting, Vec<u8>)>> {
+        let layer = |setting| manifest.layers.iter().find(|layer| Content::of(layer) == Content::Setting(setting));
+        let layers = Setting::ALL.into_iter().filter_map(|setting| Some((setting, layer(setting)?)));
+        layers.map(|(setting, layer)| Ok((setting, self.read(layer)?))).collect()
+    }
+
+    /// The content of a small layer.
+    fn read(&self, layer: &Descriptor) -> Result<Vec<u8>> {
+        match self {
+            Self::Model { store, .. } => store.read_blob(layer),
+            Self::Ollama { root, .. } => {
+                let bytes = source::read_file(&ollama::blob_path(root, &layer.digest), LONGEST_SETTING)?;
+                if Digest::of(&bytes) == layer.digest {
+                    return Ok(bytes);
+                }
+                let message = format!("The layer {} of `{self}` has other bytes", quoted(&layer_name(layer)));
+                Err(Error::new(ErrorKind::Corrupt, message).hint("have Ollama pull the model again"))
+            }
+            Self::Directory(_) | Self::Registry(_) => {
+                Err(Error::new(ErrorKind::Unexpected, format!("`{self}` has no layers")))
+            }
+        }
+    }
+
     /// The checkpoint that a manifest's layers make up.
     fn assemble(
         &self,
@@ -164,7 +195,13 @@ impl Source {
             return Err(Error::input(format!("`{self}` is a GGUF model"))
                 .hint("use the original safetensors checkpoint: a GGUF file is quantized already"));
         }
-        let of = |content: Content| manifest.layers.iter().filter(move |layer| Content::of(layer) == content);
+        // A draft is a checkpoint of its own, whose names have a prefix.
+        let is_draft = |name: &str| name.starts_with(Plan::DRAFT_TENSORS) || name.starts_with(Plan::DRAFT_FILES);
+        let has_draft = has_draft(manifest);
+        let of = |content: Content| {
+            let layers = manifest.layers.iter().filter(move |layer| Content::of(layer) == content);
+            layers.filter(move |layer| !(has_draft && is_draft(&layer_name(layer))))
+        };
         let mut seen = BTreeSet::new();
         // Tensors count once, however often their layer is named.
         let weights: Vec<&Descriptor> = of(Content::Tensors).filter(|layer| seen.insert(layer.digest)).collect();
@@ -196,6 +233,12 @@ impl Source {
         };
         Checkpoint::assemble(&named(&weights), &named(&files), verify)
     }
+}
+
+/// Whether a model has a draft beside it.
+pub(super) fn has_draft(manifest: &Manifest) -> bool {
+    let config = format!("{}config.json", Plan::DRAFT_FILES);
+    manifest.layers.iter().any(|layer| layer_name(layer) == config)
 }
 
 /// As it is written on the command line, pinned to its digest where it has one.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::again::Again;
-use super::create::{self, Prepared};
+use super::again::{Again, Named};
+use super::create;
 use super::explain::{self, Side};
 use super::inspect::{lock, read_header, require};
 use super::parallel;
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Dialect, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::plan::{Packed, PlannedBlob, PlannedTensor, Profile, Transform};
+use crate::plan::{Packed, Plan, PlannedBlob, PlannedTensor, Profile, Transform};
 use crate::progress::{Event, Progress};
 use crate::quant::Scheme;
 use crate::source::parse_config;
@@ -59,6 +59,8 @@ pub struct Options {
     pub level: Level,
     /// The source for a rebuild, as [`super::source::Source::find`] takes it; `None` takes what the store remembers.
     pub source: Option<PathBuf>,
+    /// The checkpoint of the draft for a rebuild; `None` takes the place the store remembers.
+    pub draft: Option<PathBuf>,
     /// Where the source is looked for besides the store itself.
     pub places: Places,
     /// How many threads hash and re-create.
@@ -312,36 +314,61 @@ impl Model<'_> {
         Ok(())
     }
 
+    /// Holds the tensors against the config of their checkpoint: the model's, and the draft's.
     fn config_agrees(&self, lock: &Lock) -> Result<Vec<Finding>> {
-        let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == "config.json") else {
-            return Ok(vec![Finding::new(Outcome::Corrupt, "The model has no `config.json`")]);
+        let shapes = |prefix: &'static str| {
+            let tensors = lock.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape));
+            tensors.filter_map(move |(name, shape)| Some((name.strip_prefix(prefix)?, shape)))
+        };
+        if lock.profile == Profile::Hf.name() {
+            // No tensor is locked.
+            return self.config_holds("config.json", None::<std::iter::Empty<_>>);
+        }
+        if lock.draft.is_none() {
+            return self.config_holds("config.json", Some(shapes("")));
+        }
+        let own = shapes("").filter(|(name, _)| !name.starts_with(Plan::DRAFT_TENSORS));
+        let mut findings = self.config_holds("config.json", Some(own))?;
+        let config = format!("{}config.json", Plan::DRAFT_FILES);
+        findings.extend(self.config_holds(&config, Some(shapes(Plan::DRAFT_TENSORS)))?);
+        Ok(findings)
+    }
+
+    /// Holds `shapes`, if they are known, against the config of this name.
+    fn config_holds<'a>(
+        &self,
+        name: &str,
+        shapes: Option<impl Iterator<Item = (&'a str, &'a [u64])>>,
+    ) -> Result<Vec<Finding>> {
+        let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == name) else {
+            return Ok(vec![Finding::new(Outcome::Corrupt, format!("The model has no `{name}`"))]);
         };
         let config = match parse_config(&self.store.read_blob(layer)?) {
             Ok(config) if config.is_object() => config,
-            _ => return Ok(vec![Finding::new(Outcome::Corrupt, "`config.json` is not a JSON object").in_layer(layer)]),
+            _ => {
+                return Ok(vec![
+                    Finding::new(Outcome::Corrupt, format!("`{name}` is not a JSON object")).in_layer(layer),
+                ]);
+            }
         };
-        if lock.profile == Profile::Hf.name() {
-            return Ok(Vec::new()); // no tensor is locked
-        }
+        let Some(shapes) = shapes else { return Ok(Vec::new()) };
         let facts = ModelFacts::of(&config);
-        let shapes = lock.tensors.iter().map(|tensor| (&*tensor.name, &*tensor.shape));
         let contradictions = Family::of(&facts).contradictions(&facts, shapes);
         Ok(contradictions.into_iter().map(|sentence| Finding::new(Outcome::Corrupt, sentence)).collect())
     }
 
     /// Creates the model again in a throw-away store and compares.
     fn rebuild(&self, options: &Options) -> Result<Vec<Finding>> {
-        let Options { source, places, threads, .. } = options;
-        let source = source.as_deref();
-        let again = Again::plan(self.store, self.target, self.manifest, source, places, *threads, self.progress)?;
-        let Prepared { checkpoint, plan, .. } = &again.prepared;
+        let Options { source, draft, places, threads, .. } = options;
+        let named = Named { source: source.as_deref(), draft: draft.as_deref() };
+        let again = Again::plan(self.store, self.target, self.manifest, named, places, *threads, self.progress)?;
         let place = tempfile::Builder::new().prefix("kiln-rebuild-").tempdir().map_err(|cause| {
             Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause)
         })?;
         let store = Store::open(place.path())?;
         let import = store.begin_import()?;
         let dialect = Dialect::of(self.manifest);
-        let built = create::build(checkpoint, plan, dialect, options.threads, &import, self.progress)
+        let built = create::build(&again.prepared, dialect, options.threads, &import, self.progress)
             .map_err(|error| again.failed(error))?;
         import.commit(&options.name, &built.manifest)?;
         if built.manifest.digest == self.target.digest {

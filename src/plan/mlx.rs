@@ -158,7 +158,7 @@ pub(super) fn quantize(
         };
         let (name, shape) = (&tensor.name, &tensor.shape);
         let choice = match (&request.policy, request.scheme) {
-            (Policy::Family, base) => match base.filter(|base| base.divides(shape)) {
+            (Policy::Family | Policy::Draft, base) => match base.filter(|base| base.divides(shape)) {
                 Some(_) if ends(path, model.eight_bits) => Choice::quantize(Scheme::INT8, ROUTER),
                 Some(base) => Choice::quantize(base, "base scheme"),
                 None => Choice::keep("rows do not divide into groups"),

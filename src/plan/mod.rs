@@ -3,6 +3,7 @@
 
 mod coding;
 mod config;
+mod draft;
 mod files;
 mod group;
 mod layout;
@@ -57,7 +58,7 @@ impl Request {
 
     /// Whether anything is to be quantized.
     pub fn quantizes(&self) -> bool {
-        self.scheme.is_some() || self.policy != Policy::Family
+        self.scheme.is_some() || matches!(self.policy, Policy::Recipe(_) | Policy::Resolved(_))
     }
 }
 

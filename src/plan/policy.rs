@@ -13,6 +13,8 @@ pub enum Policy {
     /// The rules of the model's family.
     #[default]
     Family,
+    /// The rules of drafts.
+    Draft,
     /// The user's rules.
     Recipe(Recipe),
     /// What an earlier plan resolved a recipe to: by output name, `None` to keep the values.
@@ -38,8 +40,9 @@ impl Policy {
         let name = source_name.as_deref().unwrap_or(&tensor.name);
         let shape = &tensor.shape;
         match (self, base) {
+            (Self::Family | Self::Draft, None) => Ok(Choice::keep("no scheme was asked for")),
             (Self::Family, Some(base)) => Ok(family.choose(&Question { base, name, shape, facts })),
-            (Self::Family, None) => Ok(Choice::keep("no scheme was asked for")),
+            (Self::Draft, Some(base)) => Ok(family.choose_as_draft(&Question { base, name, shape, facts })),
             (Self::Recipe(_), _) if !is_matrix(name, shape) => Ok(Choice::keep("not a weight matrix")),
             (Self::Recipe(recipe), _) => recipe.choose(family, facts, name, shape),
             (Self::Resolved(schemes), _) => Ok(Self::resolved(schemes, &tensor.name, shape)),

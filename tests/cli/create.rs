@@ -20,16 +20,20 @@ fn help_says_what_it_takes() {
                 published model
 
     Options:
-      -Q, --quantize <SCHEME>   Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
-                                affine{2,3,4,5,6,8}-g{32,64,128}
-          --recipe <FILE|NAME>  Rules for each tensor's scheme: a TOML file, or ollama, mlx-default,
-                                mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
-          --profile <PROFILE>   The runtime the layers are named for [default: ollama] [possible values:
-                                ollama, mlx, hf]
-          --dialect <DIALECT>   How the manifest is spelled [default: ollama; modelpack for the other
-                                profiles] [possible values: ollama, modelpack, docker]
-          --dry-run             Print what would be written, and write nothing
-      -h, --help                Print help (see more with '--help')
+      -Q, --quantize <SCHEME>        Quantize: int4, int8, nvfp4, mxfp4, mxfp8 or
+                                     affine{2,3,4,5,6,8}-g{32,64,128}
+          --recipe <FILE|NAME>       Rules for each tensor's scheme: a TOML file, or ollama,
+                                     mlx-default, mixed-2-6, mixed-3-4, mixed-3-6, mixed-4-6
+          --profile <PROFILE>        The runtime the layers are named for [default: ollama] [possible
+                                     values: ollama, mlx, hf]
+          --dialect <DIALECT>        How the manifest is spelled [default: ollama; modelpack for the
+                                     other profiles] [possible values: ollama, modelpack]
+          --modelfile <FILE>         A Modelfile: TEMPLATE, SYSTEM, LICENSE, PARAMETER, PARSER,
+                                     RENDERER, REQUIRES and DRAFT are kept
+          --draft <DIR>              The checkpoint of a draft, which guesses ahead for the model
+          --draft-quantize <SCHEME>  Quantize the draft
+          --dry-run                  Print what would be written, and write nothing
+      -h, --help                     Print help (see more with '--help')
 
     Registry options:
           --plain-http       Speak plain HTTP
@@ -44,6 +48,8 @@ fn help_says_what_it_takes() {
       kiln create llama:q3 ./Llama-3.1-8B --quantize affine3-g64 --dialect modelpack
       kiln create llama:mixed ./Llama-3.1-8B --recipe mixed-4-6
       kiln create llama:mine ./Llama-3.1-8B --quantize int4 --recipe ./mine.toml
+      kiln create gemma:int4 ./gemma-4 --quantize int4 --draft ./gemma-4-assistant --draft-quantize int4
+      kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --modelfile ./Modelfile
       kiln create llama:hf ./Llama-3.1-8B --profile hf
       kiln create llama:int4 ./Llama-3.1-8B --quantize int4 --dry-run
       kiln create llama:bf16 meta-llama/Llama-3.1-8B
@@ -119,6 +125,75 @@ fn a_recipe_is_shown_rule_by_rule() {
     ");
     place.kiln("create demo checkpoint --recipe mixed-4-6").expect(0);
     place.kiln("verify demo --level rebuild").expect(0);
+}
+
+#[test]
+fn a_draft_and_a_modelfile_are_shown_behind_the_model() {
+    let place = Place::new();
+    place.checkpoint("llama-tied-bf16", "checkpoint");
+    place.checkpoint("../drafts/dflash-bf16", "draft");
+    fs::write(
+        place.path("Modelfile"),
+        "FROM checkpoint\nSYSTEM Hello.\nPARSER mine\nMESSAGE user hello\nDRAFT draft\n",
+    )
+    .unwrap();
+    let more = "create demo checkpoint --modelfile Modelfile --draft-quantize int4";
+    let run = place.kiln(&format!("{more} --dry-run"));
+    run.expect(0);
+    let behind: Vec<&str> = run.stdout.lines().skip_while(|line| !line.starts_with("draft.norm.weight")).collect();
+    assert_snapshot!(behind.join("\n"), @r"
+    draft.norm.weight                               216     BF16    copy  norm
+    config.json                                     716
+    generation_config.json                          292
+    special_tokens_map.json                         177
+    tokenizer.json                                  21143
+    tokenizer_config.json                           240
+    LICENSE                                         1073
+    chat_template.jinja                             211
+    draft/config.json                               413
+    draft/generation_config.json                    39
+    modelfile/system                                6
+
+    55 layers of family llama: 45 with tensors, 10 files, 621.01 KiB in all
+    ");
+    assert_snapshot!(run.stderr, @r"
+    note: `MESSAGE` is left out, as Ollama does for these models
+    note: Ollama v0.33 has no parser `mine`
+    ");
+    place.kiln(more).expect(0);
+    place.kiln("verify demo --level rebuild").expect(0);
+    assert_snapshot!(place.kiln(&format!("{more} --draft draft")), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: The draft is named twice: by `--draft` and by the Modelfile
+
+    hint: leave one of them out
+    ");
+    fs::write(place.path("Modelfile"), "SYSTEM Hello.\nPARAMETER temprature 1\n").unwrap();
+    assert_snapshot!(place.kiln("create demo checkpoint --modelfile Modelfile"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: Line 2 of the Modelfile `Modelfile` is wrong
+    caused by: There is no parameter `temprature`
+    ");
+    assert_snapshot!(place.kiln("create demo checkpoint --draft checkpoint"), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: `LlamaForCausalLM` is no architecture of drafts
+
+    hint: use a draft of DFlashDraftModel, DFlashLagunaForCausalLM, MuseGlimmerAssistantModel, Gemma4AssistantForCausalLM, Gemma4UnifiedAssistantForCausalLM
+    ");
+    assert_snapshot!(place.kiln("create demo checkpoint --draft-quantize int4"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: `--draft-quantize` needs a draft
+
+    hint: add `--draft DIR`
+    ");
 }
 
 #[test]

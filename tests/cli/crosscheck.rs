@@ -13,8 +13,9 @@ fn help_says_what_it_takes() {
       <NAME>  The model's name in the store
 
     Options:
-          --source <DIR>  The checkpoint [default: where the model was created from]
-      -h, --help          Print help (see more with '--help')
+          --source <SOURCE>  The source, as in `kiln create` [default: what the model was created from]
+          --draft <DIR>      The draft's checkpoint [default: where the model was created from]
+      -h, --help             Print help (see more with '--help')
 
     Global options: …
 

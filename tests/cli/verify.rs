@@ -29,10 +29,11 @@ fn help_says_what_it_takes() {
       <NAME>  The model's name in the store
 
     Options:
-          --level <LEVEL>    How far to go [default: tensors, or rebuild with --source] [possible
-                             values: structure, digests, tensors, rebuild]
+          --level <LEVEL>    How far to go [default: tensors, or rebuild with --source or --draft]
+                             [possible values: structure, digests, tensors, rebuild]
           --source <SOURCE>  What to rebuild it from, as in `kiln create` [default: what it was created
                              from]
+          --draft <DIR>      The draft's checkpoint to rebuild from [default: where it was created from]
       -h, --help             Print help (see more with '--help')
 
     Global options: …
