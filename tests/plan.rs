@@ -181,6 +181,24 @@ fn splitting_takes_the_gate_rows_and_the_up_rows_of_every_expert() {
 fn a_scheme_that_ollama_would_misread_is_noted() {
     let noted =
         |scheme| plan(&mixture("Qwen3MoeForCausalLM"), Some(scheme)).notes.iter().any(|note| note.contains("misread"));
-    assert!(noted("affine3-g64") && noted("affine4-g128"));
-    assert!(!noted("int4") && !noted("nvfp4"));
+    assert!(noted("affine3-g64"));
+    // The metadata name the group, so that four and eight bits are read right in any.
+    assert!(!noted("int4") && !noted("affine4-g128") && !noted("nvfp4"));
+}
+
+#[test]
+fn experts_are_quantized_together_or_not_at_all() {
+    let config = json!({ "architectures": ["Gemma4ForCausalLM"], "num_hidden_layers": 1, "num_experts": 2 });
+    // Rows of 48 are no groups of 64, those of 128 are.
+    let tensors: [(&str, &[u64]); 3] = [
+        ("model.embed_tokens.weight", &[320, 128]),
+        ("model.layers.0.experts.gate_up_proj", &[2, 96, 128]),
+        ("model.layers.0.experts.down_proj", &[2, 128, 48]),
+    ];
+    let inventory = inventory(config, &tensors);
+    for (scheme, quantized) in [("int4", false), ("mxfp8", false), ("nvfp4", true)] {
+        let plan = plan(&inventory, Some(scheme));
+        let schemes: Vec<bool> = group(&plan).tensors.iter().map(|tensor| tensor.scheme.is_some()).collect();
+        assert_eq!(schemes, [quantized, quantized], "{scheme}");
+    }
 }

@@ -30,7 +30,11 @@ fn each_tensor_is_missed() {
     let (mut models, mut refused) = (0, 0);
     for path in checkpoints() {
         let whole = Inventory::of(&Checkpoint::open(&path).unwrap()).unwrap();
-        let plan = Plan::new(&whole, Request::default()).unwrap();
+        // What mlx-lm has divided is refused as it is.
+        let Ok(plan) = Plan::new(&whole, Request::default()) else {
+            assert!(path.to_str().unwrap().contains("mlx-glm4"), "{}", path.display());
+            continue;
+        };
         // The parts of a weight in codes are missed when the checkpoint is listed.
         if plan.family.is_generic() || matches!(whole.kind, SourceKind::Prequantized(_)) {
             continue;
@@ -46,7 +50,10 @@ fn each_tensor_is_missed() {
             let message = error.to_string();
             let name = name.strip_suffix("_packed").unwrap_or(name);
             let named = message.split('`').skip(1).step_by(2).any(|word| {
-                name.ends_with(word) || { name.contains("experts.") && name.starts_with(&format!("{word}.")) }
+                name.ends_with(word) || {
+                    ["experts.", "switch_"].iter().any(|home| name.contains(home))
+                        && name.starts_with(&format!("{word}."))
+                }
             });
             assert!(named, "{}: without {name}: {message}", path.display());
             refused += 1;

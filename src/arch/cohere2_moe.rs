@@ -27,6 +27,7 @@ pub(super) static FAMILY: Family = Family {
     // The first release with the architecture, which knew `mlp.switch_mlp` alone; from 0.31.2 on it comes
     // second, behind the stacked `mlp.experts`.
     requires: Some("0.30.10"),
+    partly_quantized: None,
     mlx: &[],
 };
 

@@ -41,6 +41,7 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["deepseek_v3"], ..LATENT }],
 };
 

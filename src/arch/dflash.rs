@@ -31,6 +31,7 @@ pub(super) static FAMILY: Family = Family {
     rules: "generic",
     // The first release with the three classes.
     requires: Some("0.32.7"),
+    partly_quantized: None,
     mlx: &[],
 };
 

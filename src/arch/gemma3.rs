@@ -32,6 +32,7 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some(OLDEST_RUNTIME),
+    partly_quantized: None,
     mlx: &[
         Mlx { model_types: &["gemma3_text"], ..TEXT },
         Mlx {

@@ -56,6 +56,7 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "embedding at 8 bits; below 8 bits, v and down projections at 8 bits in the sensitive layers",
     requires: Some("0.23.1"),
+    partly_quantized: None,
     mlx: &[
         Mlx { model_types: &["gemma4_text"], rename: rename_text, ..MLX },
         Mlx {

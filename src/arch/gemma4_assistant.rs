@@ -30,5 +30,6 @@ pub(super) static FAMILY: Family = Family {
     policy: |question| draft_head(question).or_else(|| gemma4::choose(question)),
     rules: "embedding and head at the base; the rest as gemma4",
     requires: Some("0.23.1"),
+    partly_quantized: None,
     mlx: &[],
 };

@@ -17,5 +17,6 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "embedding, norms, routers and towers kept; head at 8 bits; k, v and down projections at 8 bits with int4, and outside experts with fp4",
     requires: None,
+    partly_quantized: None,
     mlx: &[],
 };

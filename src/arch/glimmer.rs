@@ -26,6 +26,7 @@ pub(super) static FAMILY: Family = Family {
     rules: "vision side kept; embedding at 8 bits; below 8 bits, attention at 8 bits, its output gate and down projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.7"),
+    partly_quantized: None,
     mlx: &[],
 };
 

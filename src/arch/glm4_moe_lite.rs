@@ -40,5 +40,6 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some("0.31.2"),
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["glm4_moe_lite"], ..LATENT }],
 };

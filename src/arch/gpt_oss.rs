@@ -33,6 +33,7 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "generic, router kept",
     requires: None,
+    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["gpt_oss"],
         head: Head { path: "lm_head", tied: Tied::Never },

@@ -38,6 +38,7 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "affine: generic; fp4: embedding and head at 8 bits, projections at the base, shared down projections at 8 bits in the sensitive layers; mxfp8: attention kept",
     requires: Some("0.23.1"),
+    partly_quantized: Some("0.32.4"),
     mlx: &[Mlx {
         model_types: &["laguna"],
         rename,

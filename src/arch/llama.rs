@@ -17,6 +17,7 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some(OLDEST_RUNTIME),
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["llama"], ..MLX }],
 };
 

@@ -18,5 +18,6 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["mistral"], ..llama::MLX }],
 };

@@ -31,6 +31,7 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "generic, router kept",
     requires: None,
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["mixtral"], blocks: &[&[ATTENTION], &[MOE], &[NORMS]], ..PLAIN }],
 };
 

@@ -69,6 +69,9 @@ pub struct Family {
     pub rules: &'static str,
     /// The lowest version of Ollama that loads this family in this layout; `None` when none does yet.
     pub requires: Option<&'static str>,
+    /// The lowest version of Ollama that reads a layer's experts right when some of their projections are quantized and
+    /// others are not; `None` when none does.
+    pub partly_quantized: Option<&'static str>,
     /// The models that `mlx-lm` has for it, by `model_type`.
     pub mlx: &'static [Mlx],
 }

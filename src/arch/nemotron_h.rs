@@ -38,6 +38,7 @@ pub(super) static FAMILY: Family = Family {
     rules: "towers, router and convolution kept; embedding and head at 8 bits; fp4: attention at 8 bits, output projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.9"),
+    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["nemotron_h"],
         rename,

@@ -23,5 +23,6 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: Some(OLDEST_RUNTIME),
+    partly_quantized: None,
     mlx: &[Mlx { model_types: &["qwen3"], blocks: &[&[NORMED_ATTENTION], &[DENSE], &[NORMS]], ..PLAIN }],
 };

@@ -92,6 +92,7 @@ pub(super) static FAMILY: Family = Family {
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",
     requires: Some("0.23.1"),
+    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["qwen3_5", "qwen3_5_moe"],
         rename,

@@ -36,6 +36,7 @@ pub(super) static FAMILY: Family = Family {
     policy: |_| None,
     rules: "generic",
     requires: None,
+    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["qwen3_moe"],
         blocks: &[&[NORMED_ATTENTION], &[DENSE, MOE], &[NORMS]],

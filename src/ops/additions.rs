@@ -106,7 +106,7 @@ impl Prepared {
 
     /// The lowest runtime version that loads the model and its draft, as far as kiln knows.
     fn needs(&self) -> &'static str {
-        let versions = self.parts().filter_map(|part| part.plan.family.requires);
+        let versions = self.parts().filter_map(|part| part.plan.requires);
         let newest = versions.max_by_key(|text| text.parse::<Version>().ok());
         newest.unwrap_or(OLDEST_RUNTIME)
     }

@@ -15,11 +15,13 @@ pub(super) fn plan(inventory: &Inventory, request: Request) -> Result<Plan> {
             .hint("leave `--quantize` and `--recipe` out, or name another profile"));
     }
     let facts = ModelFacts::of(&inventory.config);
+    let family = Family::of(&facts);
     Ok(Plan {
         base: None,
         kind: inventory.kind,
-        family: Family::of(&facts),
+        family,
         runtime: Runtime::of(&facts, inventory.template.as_deref()),
+        requires: family.requires,
         blobs: Vec::new(),
         sidecars: order::sidecars(inventory.sidecars.iter().map(PlannedFile::kept).collect()),
         normalizations: Vec::new(),

@@ -77,6 +77,8 @@ pub struct Plan {
     pub facts: ModelFacts,
     /// What the runtime needs to know.
     pub runtime: Runtime,
+    /// The lowest version of Ollama that loads it; `None` when none does yet.
+    pub requires: Option<&'static str>,
     /// The blobs with tensors, in manifest order.
     pub blobs: Vec<PlannedBlob>,
     /// The files beside the weights, in manifest order.
@@ -286,6 +288,10 @@ impl Plan {
         let mut notes = notes(inventory, &request, family, &facts, &placed);
         notes.extend(left_out(&dropped));
         let normalizations = normalizations(&placed);
+        let requires = match family.partly_quantized {
+            Some(version) if !schemes::in_part(family, &placed).is_empty() => Some(version),
+            _ => family.requires,
+        };
         let (blobs, sidecars) = match config {
             None => (order::blobs(placed)?, inventory.sidecars.iter().map(PlannedFile::kept).collect()),
             Some(config) => {
@@ -299,6 +305,7 @@ impl Plan {
             kind: inventory.kind,
             family,
             runtime: Runtime::of(&facts, inventory.template.as_deref()),
+            requires,
             normalizations,
             blobs,
             sidecars: order::sidecars(sidecars),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Decode, Placed, PlannedTensor, Profile, Request, Transform};
+use super::{Decode, Placed, PlannedTensor, Policy, Profile, Request, Transform};
 use crate::arch::{Family, ModelFacts};
-use crate::error::Result;
+use crate::error::{Error, Result, quoted};
 use crate::inventory::SourceKind;
 use crate::quant::Scheme;
 
@@ -21,7 +21,7 @@ pub(super) fn settle(
     request: &Request,
 ) -> Result<()> {
     let base = if request.quantizes() { request.scheme } else { Some(NEAREST) };
-    for Placed { tensor, .. } in placed {
+    for Placed { tensor, .. } in placed.iter_mut() {
         let own = tensor.scheme;
         let kept = own.is_some() && keeps_codes(family, tensor);
         if !request.quantizes() && (kept || own.is_none() && !tensor.is_decoded()) {
@@ -39,6 +39,42 @@ pub(super) fn settle(
         (tensor.scheme, tensor.why) = (choice.scheme, choice.why);
         tensor.finite = tensor.name.ends_with(".weight");
     }
+    if family.requires.is_some() && family.partly_quantized.is_none() {
+        keep_together(placed, family, request)?;
+    }
+    Ok(())
+}
+
+/// Whether a tensor holds routed experts.
+fn is_expert(family: &Family, tensor: &PlannedTensor) -> bool {
+    family.experts.is_some_and(|layout| layout.source_name(&tensor.name).is_some())
+}
+
+/// The blobs of experts of which some projections are quantized and others are not.
+pub(super) fn in_part(family: &Family, placed: &[Placed]) -> BTreeSet<String> {
+    let experts = || placed.iter().filter(|placed| is_expert(family, &placed.tensor));
+    let blobs = |quantized: bool| -> BTreeSet<&str> {
+        experts().filter(|placed| placed.tensor.scheme.is_some() == quantized).map(|placed| &*placed.blob).collect()
+    };
+    blobs(true).intersection(&blobs(false)).map(|blob| (*blob).to_owned()).collect()
+}
+
+/// Keeps the values of all projections of a layer's experts where those of one are kept: a runtime would take the
+/// codes of the others for values.
+fn keep_together(placed: &mut [Placed], family: &Family, request: &Request) -> Result<()> {
+    let blobs = in_part(family, placed);
+    if let Some(blob) = blobs.first().filter(|_| matches!(request.policy, Policy::Recipe(_))) {
+        let message =
+            format!("The recipe quantizes some projections of the experts in {} and not others", quoted(blob));
+        return Err(
+            Error::input(message).hint("give all projections of the experts a scheme that divides their rows, or none")
+        );
+    }
+    let in_part = |placed: &&mut Placed| blobs.contains(&placed.blob) && placed.tensor.scheme.is_some();
+    for Placed { tensor, .. } in placed.iter_mut().filter(in_part) {
+        tensor.decode_codes();
+        (tensor.scheme, tensor.why) = (None, "another projection of these experts keeps its values".into());
+    }
     Ok(())
 }
 
@@ -46,8 +82,7 @@ pub(super) fn settle(
 /// where two are fused, and not every runtime looks at those of experts.
 fn keeps_codes(family: &Family, tensor: &PlannedTensor) -> bool {
     let global = tensor.packed.as_ref().is_some_and(|packed| packed.global.is_some());
-    let is_expert = family.experts.is_some_and(|layout| layout.source_name(&tensor.name).is_some());
-    !global || !is_expert || family.expert_globals && tensor.transform != Transform::Fuse
+    !global || !is_expert(family, tensor) || family.expert_globals && tensor.transform != Transform::Fuse
 }
 
 /// The scheme of all quantized tensors, when there are any and they agree.

@@ -27,7 +27,7 @@ fn help_says_what_it_takes() {
           --profile <PROFILE>        The runtime the layers are named for [default: ollama] [possible
                                      values: ollama, mlx, hf]
           --dialect <DIALECT>        How the manifest is spelled [default: ollama; modelpack for the
-                                     other profiles] [possible values: ollama, modelpack]
+                                     other profiles] [possible values: ollama, modelpack, docker]
           --modelfile <FILE>         A Modelfile: TEMPLATE, SYSTEM, LICENSE, PARAMETER, PARSER,
                                      RENDERER, REQUIRES and DRAFT are kept
           --draft <DIR>              The checkpoint of a draft, which guesses ahead for the model
