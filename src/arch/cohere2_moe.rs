@@ -3,15 +3,12 @@
 
 use super::glm4_moe_lite::EXPERTS;
 use super::required::{ATTENTION, DENSE, NORM, Need, ROUTER_OR_DENSE, SHARED_EXPERT, SHARED_EXPERTS, When};
-use super::{Choice, Family, Question};
+use super::{Choice, Family, ORDINARY, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "cohere2_moe",
-    expert_globals: false,
-    misread: |_| None,
     architectures: &["Cohere2MoeForCausalLM"],
     model_types: &["cohere2_moe"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         // One norm: attention and MLP read the same.
@@ -27,8 +24,7 @@ pub(super) static FAMILY: Family = Family {
     // The first release with the architecture, which knew `mlp.switch_mlp` alone; from 0.31.2 on it comes
     // second, behind the stacked `mlp.experts`.
     requires: Some("0.30.10"),
-    partly_quantized: None,
-    mlx: &[],
+    ..ORDINARY
 };
 
 fn choose(question: &Question<'_>) -> Option<Choice> {

@@ -2,10 +2,10 @@
 //! policy. Its extra prediction layer, behind the last one the config counts, is kept. No Ollama loads
 //! it from safetensors yet.
 
-use super::Family;
 use super::mlx::{LATENT, Mlx};
 use super::qwen3_moe::EXPERTS;
 use super::required::{DENSE, FUSED_DENSE, Form, NORM, NORMS, Need, SHARED_EXPERTS, SPLIT_DENSE, When};
+use super::{Family, ORDINARY};
 
 /// Shared with GLM-4 MoE Lite: latent attention, its queries of low rank or not, its keys and values as published or as
 /// `mlx-lm` absorbs them.
@@ -31,18 +31,13 @@ const ROUTER: Form = &["mlp.gate.weight", "mlp.gate.e_score_correction_bias"];
 pub(super) static FAMILY: Family = Family {
     name: "deepseek_v3",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["DeepseekV3ForCausalLM"],
     model_types: &["deepseek_v3"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: LAYER,
     experts: Some(&EXPERTS),
-    policy: |_| None,
-    rules: "generic",
-    requires: None,
-    partly_quantized: None,
     mlx: &[Mlx { model_types: &["deepseek_v3"], ..LATENT }],
+    ..ORDINARY
 };
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! DFlash drafts, which propose a block of tokens at once from hidden states of their target; they use its embedding and
 //! its head. Ollama looks for their tensors under the names of the source, behind `draft.`.
 
-use super::Family;
 use super::policy::draft_head;
 use super::required::{self, Need, When};
+use super::{Family, ORDINARY};
 
 pub(super) static FAMILY: Family = Family {
     name: "dflash",
-    expert_globals: false,
-    misread: |_| None,
     architectures: &["DFlashDraftModel", "DFlashLagunaForCausalLM", "MuseGlimmerAssistantModel"],
     model_types: &["muse_glimmer_assistant"],
     embedding: "",
@@ -26,13 +24,10 @@ pub(super) static FAMILY: Family = Family {
         Need(When::Always, required::QUERY_KEY_NORMS),
         Need(When::Always, &[required::SPLIT_DENSE]),
     ],
-    experts: None,
     policy: draft_head,
-    rules: "generic",
     // The first release with the three classes.
     requires: Some("0.32.7"),
-    partly_quantized: None,
-    mlx: &[],
+    ..ORDINARY
 };
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Gemma 3: dense, source names, with or without the vision tower.
 
 use super::required::{self, ATTENTION, Form, NORM, Need, QUERY_KEY_NORMS, When};
-use super::{Family, OLDEST_RUNTIME};
+use super::{Family, OLDEST_RUNTIME, ORDINARY};
 use serde_json::{Map, Value};
 
 use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, PLAIN, Tied, parameter};
@@ -17,10 +17,8 @@ pub(super) const GEMMA_NORMS: &[Form] = &[&[
 pub(super) static FAMILY: Family = Family {
     name: "gemma3",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     model_types: &["gemma3", "gemma3_text"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, GEMMA_NORMS),
@@ -28,11 +26,7 @@ pub(super) static FAMILY: Family = Family {
         Need(When::Always, QUERY_KEY_NORMS),
         Need(When::Always, required::DENSE),
     ],
-    experts: None,
-    policy: |_| None,
-    rules: "generic",
     requires: Some(OLDEST_RUNTIME),
-    partly_quantized: None,
     mlx: &[
         Mlx { model_types: &["gemma3_text"], ..TEXT },
         Mlx {
@@ -47,6 +41,7 @@ pub(super) static FAMILY: Family = Family {
             ..TEXT
         },
     ],
+    ..ORDINARY
 };
 
 /// mlx-lm writes the size of the vocabulary, `[0]` if the model does not name it, over that of its language model,

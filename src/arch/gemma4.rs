@@ -6,15 +6,12 @@ use super::experts::layer_number;
 use super::gemma3::{GEMMA_NORMS, NORMS, fill_text_config};
 use super::mlx::{APART, DENSE, Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{self, Need, When};
-use super::{Choice, ExpertLayout, Family, ModelFacts, Projection, Question, Stacking};
+use super::{Choice, ExpertLayout, Family, ModelFacts, ORDINARY, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "gemma4",
-    expert_globals: false,
-    misread: |_| None,
     architectures: &["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"],
     model_types: &["gemma4", "gemma4_text"],
-    embedding: "embed_tokens.weight",
     model: &[
         Need(When::Always, &[&["norm.weight"]]),
         Need(
@@ -56,7 +53,6 @@ pub(super) static FAMILY: Family = Family {
     policy: choose,
     rules: "embedding at 8 bits; below 8 bits, v and down projections at 8 bits in the sensitive layers",
     requires: Some("0.23.1"),
-    partly_quantized: None,
     mlx: &[
         Mlx { model_types: &["gemma4_text"], rename: rename_text, ..MLX },
         Mlx {
@@ -68,6 +64,7 @@ pub(super) static FAMILY: Family = Family {
             ..MLX
         },
     ],
+    ..ORDINARY
 };
 
 const EXPERTS: ExpertLayout = ExpertLayout {

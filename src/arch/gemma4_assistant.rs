@@ -4,15 +4,12 @@
 use super::gemma3::GEMMA_NORMS;
 use super::policy::draft_head;
 use super::required::{self, Need, When};
-use super::{Family, gemma4};
+use super::{Family, ORDINARY, gemma4};
 
 pub(super) static FAMILY: Family = Family {
     name: "gemma4_assistant",
-    expert_globals: false,
-    misread: |_| None,
     architectures: &["Gemma4AssistantForCausalLM"],
     model_types: &["gemma4_assistant"],
-    embedding: "embed_tokens.weight",
     model: &[
         Need(When::Always, &[&["norm.weight"]]),
         Need(When::Always, &[&["/pre_projection.weight", "/post_projection.weight"]]),
@@ -26,10 +23,8 @@ pub(super) static FAMILY: Family = Family {
         Need(When::Always, &[&["self_attn.q_proj.weight", "self_attn.q_norm.weight", "self_attn.o_proj.weight"]]),
         Need(When::Always, &[required::SPLIT_DENSE]),
     ],
-    experts: None,
     policy: |question| draft_head(question).or_else(|| gemma4::choose(question)),
     rules: "embedding and head at the base; the rest as gemma4",
     requires: Some("0.23.1"),
-    partly_quantized: None,
-    mlx: &[],
+    ..ORDINARY
 };

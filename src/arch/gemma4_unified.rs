@@ -8,6 +8,5 @@ pub(super) static FAMILY: Family = Family {
     model_types: &["gemma4_unified", "gemma4_unified_text"],
     // The first release with these classes.
     requires: Some("0.30.3"),
-    partly_quantized: None,
     ..gemma4::FAMILY
 };

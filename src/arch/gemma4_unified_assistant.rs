@@ -8,6 +8,5 @@ pub(super) static FAMILY: Family = Family {
     model_types: &["gemma4_unified_assistant"],
     // The first release with the class.
     requires: Some("0.30.3"),
-    partly_quantized: None,
     ..gemma4_assistant::FAMILY
 };

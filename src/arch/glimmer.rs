@@ -2,15 +2,13 @@
 //! values. Attention has an output gate beside its four projections.
 
 use super::required::{ATTENTION, DENSE, Form, NORM, Need, When};
-use super::{Choice, Family, Question};
+use super::{Choice, Family, ORDINARY, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "glimmer",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["MuseGlimmerForConditionalGeneration"],
     model_types: &["muse_glimmer"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, &[PUBLISHED_NORMS, HUB_NORMS]),
@@ -21,13 +19,11 @@ pub(super) static FAMILY: Family = Family {
         ),
         Need(When::Always, DENSE),
     ],
-    experts: None,
     policy: choose,
     rules: "vision side kept; embedding at 8 bits; below 8 bits, attention at 8 bits, its output gate and down projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.7"),
-    partly_quantized: None,
-    mlx: &[],
+    ..ORDINARY
 };
 
 const PUBLISHED_NORMS: Form =

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Family;
 use super::deepseek_v3::LAYER;
 use super::mlx::{LATENT, Mlx};
 use super::required::NORM;
 use super::{ExpertLayout, Projection, Stacking};
+use super::{Family, ORDINARY};
 use crate::error::quoted;
 
 /// Shared with laguna: the blob keeps the name under which the experts are published.
@@ -29,17 +29,13 @@ fn divided(tensors: &BTreeMap<&str, &[u64]>) -> Option<String> {
 
 pub(super) static FAMILY: Family = Family {
     name: "glm4_moe_lite",
-    expert_globals: false,
     misread: divided,
     architectures: &["Glm4MoeLiteForCausalLM", "GLM4MoeLite"],
     model_types: &["glm4_moe_lite"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: LAYER,
     experts: Some(&EXPERTS),
-    policy: |_| None,
-    rules: "generic",
     requires: Some("0.31.2"),
-    partly_quantized: None,
     mlx: &[Mlx { model_types: &["glm4_moe_lite"], ..LATENT }],
+    ..ORDINARY
 };

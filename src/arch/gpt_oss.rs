@@ -3,15 +3,13 @@
 
 use super::mlx::{self, Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{ATTENTION, ATTENTION_BIASES, NORM, NORMS, Need, When};
-use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
+use super::{Choice, ExpertLayout, Family, ORDINARY, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "gpt_oss",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["GptOssForCausalLM"],
     model_types: &["gpt_oss"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, NORMS),
@@ -32,8 +30,6 @@ pub(super) static FAMILY: Family = Family {
     }),
     policy: choose,
     rules: "generic, router kept",
-    requires: None,
-    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["gpt_oss"],
         head: Head { path: "lm_head", tied: Tied::Never },
@@ -41,6 +37,7 @@ pub(super) static FAMILY: Family = Family {
         eight_bits: &["router"],
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const MOE: &[Module] = &[

@@ -6,15 +6,13 @@ use super::glm4_moe_lite::EXPERTS;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix, parameter};
 use super::policy::{generic, more_bits};
 use super::required::{self, ATTENTION, FUSED_DENSE, NORM, Need, QUERY_KEY_NORMS, SHARED_EXPERT, SPLIT_DENSE, When};
-use super::{Choice, Family, ModelFacts, Question};
+use super::{Choice, Family, ModelFacts, ORDINARY, Question};
 
 pub(super) static FAMILY: Family = Family {
     name: "laguna",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["LagunaForCausalLM"],
     model_types: &["laguna"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, required::NORMS),
@@ -47,6 +45,7 @@ pub(super) static FAMILY: Family = Family {
         keep_type: &["e_score_correction_bias"],
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const MOE: &[Module] = &[

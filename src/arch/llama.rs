@@ -2,23 +2,18 @@
 
 use super::mlx::{ATTENTION, DENSE, Head, Mlx, NORMS, PLAIN, Tied};
 use super::required::{DENSE_LAYER, NORM};
-use super::{Family, OLDEST_RUNTIME};
+use super::{Family, OLDEST_RUNTIME, ORDINARY};
 
 pub(super) static FAMILY: Family = Family {
     name: "llama",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["LlamaForCausalLM"],
     model_types: &["llama"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: DENSE_LAYER,
-    experts: None,
-    policy: |_| None,
-    rules: "generic",
     requires: Some(OLDEST_RUNTIME),
-    partly_quantized: None,
     mlx: &[Mlx { model_types: &["llama"], ..MLX }],
+    ..ORDINARY
 };
 
 /// Shared with mistral, which mlx-lm loads with the same code.

@@ -4,15 +4,13 @@
 
 use super::mlx::{ATTENTION, Mlx, Module, NORMS, PLAIN, matrix};
 use super::required::{self, NORM, Need, When};
-use super::{Choice, ExpertLayout, Family, Projection, Question, Stacking};
+use super::{Choice, ExpertLayout, Family, ORDINARY, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "mixtral",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["MixtralForCausalLM"],
     model_types: &["mixtral"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, required::NORMS),
@@ -30,9 +28,8 @@ pub(super) static FAMILY: Family = Family {
     }),
     policy: choose,
     rules: "generic, router kept",
-    requires: None,
-    partly_quantized: None,
     mlx: &[Mlx { model_types: &["mixtral"], blocks: &[&[ATTENTION], &[MOE], &[NORMS]], ..PLAIN }],
+    ..ORDINARY
 };
 
 const MOE: &[Module] = &[

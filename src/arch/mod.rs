@@ -46,11 +46,6 @@ pub use shapes::text_layer;
 pub struct Family {
     /// The family's name, as `model_type` or the runtime spells it.
     pub name: &'static str,
-    /// Whether its runtime multiplies with the global scales that experts may have in `nvfp4`; also where no runtime
-    /// is known that would not.
-    pub expert_globals: bool,
-    /// Why Ollama would not load, or misread, a model with these tensors (name to shape), though none is missing.
-    pub misread: fn(&BTreeMap<&str, &[u64]>) -> Option<String>,
     /// The classes of `architectures[0]` it covers.
     pub architectures: &'static [&'static str],
     /// The values of `model_type` it covers when the class is unknown.
@@ -72,9 +67,32 @@ pub struct Family {
     /// The lowest version of Ollama that reads a layer's experts right when some of their projections are quantized and
     /// others are not; `None` when none does.
     pub partly_quantized: Option<&'static str>,
+    /// Whether its runtime multiplies with the global scales that experts may have in `nvfp4`; also where no runtime
+    /// is known that would not.
+    pub expert_globals: bool,
+    /// Why Ollama would not load, or misread, a model with these tensors (name to shape), though none is missing.
+    pub misread: fn(&BTreeMap<&str, &[u64]>) -> Option<String>,
     /// The models that `mlx-lm` has for it, by `model_type`.
     pub mlx: &'static [Mlx],
 }
+
+/// What most families have in common, for the `..` of a family's own.
+const ORDINARY: Family = Family {
+    name: "",
+    architectures: &[],
+    model_types: &[],
+    embedding: "embed_tokens.weight",
+    model: &[],
+    layer: &[],
+    experts: None,
+    policy: |_| None,
+    rules: "generic",
+    requires: None,
+    partly_quantized: None,
+    expert_globals: false,
+    misread: |_| None,
+    mlx: &[],
+};
 
 /// The lowest version of Ollama that loads any model from safetensors layers.
 pub const OLDEST_RUNTIME: &str = "0.19.0";

@@ -5,12 +5,11 @@
 use super::experts::layer_number;
 use super::mlx::{Head, Mlx, Module, PLAIN, Tied, matrix, parameter};
 use super::required::{Form, Need, When};
-use super::{Choice, ExpertLayout, Family, LayerKind, ModelFacts, Projection, Question, Stacking};
+use super::{Choice, ExpertLayout, Family, LayerKind, ModelFacts, ORDINARY, Projection, Question, Stacking};
 
 pub(super) static FAMILY: Family = Family {
     name: "nemotron_h",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["NemotronHForCausalLM", "NemotronH_Nano_VL_V2", "NemotronH_Nano_Omni_Reasoning_V3"],
     model_types: &["nemotron_h", "nemotron_h_moe", "nemotron_h_omni"],
     embedding: "backbone.embeddings.weight",
@@ -38,7 +37,6 @@ pub(super) static FAMILY: Family = Family {
     rules: "towers, router and convolution kept; embedding and head at 8 bits; fp4: attention at 8 bits, output projections in the sensitive layers",
     // The first release with the architecture; it looks for the same names as 0.33.
     requires: Some("0.32.9"),
-    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["nemotron_h"],
         rename,
@@ -49,6 +47,7 @@ pub(super) static FAMILY: Family = Family {
         keep_type: &["e_score_correction_bias", "A_log"],
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const MAMBA: &[Module] = &[

@@ -2,15 +2,13 @@
 
 use super::mlx::{DENSE, Mlx, NORMED_ATTENTION, NORMS, PLAIN};
 use super::required::{self, ATTENTION, ATTENTION_BIASES, NORM, Need, QUERY_KEY_NORMS, When};
-use super::{Family, OLDEST_RUNTIME};
+use super::{Family, OLDEST_RUNTIME, ORDINARY};
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["Qwen3ForCausalLM"],
     model_types: &["qwen3"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, required::NORMS),
@@ -19,10 +17,7 @@ pub(super) static FAMILY: Family = Family {
         Need(When::Always, QUERY_KEY_NORMS),
         Need(When::Always, required::DENSE),
     ],
-    experts: None,
-    policy: |_| None,
-    rules: "generic",
     requires: Some(OLDEST_RUNTIME),
-    partly_quantized: None,
     mlx: &[Mlx { model_types: &["qwen3"], blocks: &[&[NORMED_ATTENTION], &[DENSE], &[NORMS]], ..PLAIN }],
+    ..ORDINARY
 };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::mlx::{DENSE, Head, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, Tied, matrix, parameter};
 use super::qwen3_moe::EXPERTS;
 use super::required::{self, Form, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, SPLIT_ATTENTION, When};
-use super::{Choice, Family, LayerKind, ModelFacts, Question};
+use super::{Choice, Family, LayerKind, ModelFacts, ORDINARY, Question};
 use crate::error::quoted;
 
 /// What linear attention has in every form.
@@ -76,7 +76,6 @@ pub(super) fn shifted_twice(tensors: &BTreeMap<&str, &[u64]>) -> Option<String> 
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_5",
-    expert_globals: false,
     misread: shifted_twice,
     architectures: &[
         "Qwen3_5ForCausalLM",
@@ -85,14 +84,12 @@ pub(super) static FAMILY: Family = Family {
         "Qwen3_5MoeForConditionalGeneration",
     ],
     model_types: &["qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: LAYER,
     experts: Some(&EXPERTS),
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",
     requires: Some("0.23.1"),
-    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["qwen3_5", "qwen3_5_moe"],
         rename,
@@ -105,6 +102,7 @@ pub(super) static FAMILY: Family = Family {
         offset_norms: OFFSET_NORMS,
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const LINEAR_ATTENTION: &[Module] = &[

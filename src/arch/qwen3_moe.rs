@@ -1,9 +1,9 @@
 //! Qwen3 MoE: experts one by one or stacked, written as the stacked `mlp.switch_mlp`.
 
-use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, SWITCH, matrix};
 use super::required::{self, ATTENTION, ATTENTION_BIASES, NORM, Need, QUERY_KEY_NORMS, ROUTER_OR_DENSE, When};
 use super::{ExpertLayout, Projection, Stacking};
+use super::{Family, ORDINARY};
 
 /// Shared by the Qwen families.
 pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
@@ -19,10 +19,8 @@ pub(super) static EXPERTS: ExpertLayout = ExpertLayout {
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_moe",
     expert_globals: true,
-    misread: |_| None,
     architectures: &["Qwen3MoeForCausalLM"],
     model_types: &["qwen3_moe"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: &[
         Need(When::Always, required::NORMS),
@@ -33,16 +31,13 @@ pub(super) static FAMILY: Family = Family {
         Need(When::Always, ROUTER_OR_DENSE),
     ],
     experts: Some(&EXPERTS),
-    policy: |_| None,
-    rules: "generic",
-    requires: None,
-    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["qwen3_moe"],
         blocks: &[&[NORMED_ATTENTION], &[DENSE, MOE], &[NORMS]],
         eight_bits: &["mlp.gate"],
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const MOE: &[Module] = &[SWITCH[0], SWITCH[1], SWITCH[2], matrix("mlp.gate")];

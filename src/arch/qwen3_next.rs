@@ -1,14 +1,13 @@
 //! Qwen3-Next: linear attention with fused `in_proj_ba`, experts as in Qwen3 MoE.
 
-use super::Family;
 use super::mlx::{DENSE, Mlx, Module, NORMED_ATTENTION, NORMS, PLAIN, matrix, parameter};
 use super::qwen3_5::{GATES, LAYER, MOE, OFFSET_NORMS, keep_gates, shifted_twice};
 use super::qwen3_moe::EXPERTS;
 use super::required::NORM;
+use super::{Family, ORDINARY};
 
 pub(super) static FAMILY: Family = Family {
     name: "qwen3_next",
-    expert_globals: false,
     misread: shifted_twice,
     architectures: &[
         "Qwen3NextForCausalLM",
@@ -17,14 +16,12 @@ pub(super) static FAMILY: Family = Family {
         "Qwen3NextMoeForConditionalGeneration",
     ],
     model_types: &["qwen3_next"],
-    embedding: "embed_tokens.weight",
     model: NORM,
     layer: LAYER,
     experts: Some(&EXPERTS),
     policy: keep_gates,
     rules: "generic, gates of linear attention kept",
     requires: Some("0.23.1"),
-    partly_quantized: None,
     mlx: &[Mlx {
         model_types: &["qwen3_next"],
         rename: |name, _| (!name.contains("mtp.")).then(|| name.to_owned()),
@@ -33,6 +30,7 @@ pub(super) static FAMILY: Family = Family {
         offset_norms: OFFSET_NORMS,
         ..PLAIN
     }],
+    ..ORDINARY
 };
 
 const LINEAR_ATTENTION: &[Module] = &[
