@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
@@ -17,10 +17,8 @@ use super::Options;
 use super::address::Address;
 use super::auth::{Access, Authorizer};
 use super::failure::{Failure, address, shown, speaks_no_tls};
-use super::outgoing::Outgoing;
+use super::outgoing::Part;
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::Descriptor;
-use crate::storage::Body;
 
 /// How many redirects are followed for one request.
 const MAX_REDIRECTS: usize = 5;
@@ -46,7 +44,7 @@ pub(super) struct Call<'a> {
 enum Payload<'a> {
     None,
     Bytes(Bytes),
-    Blob(&'a Descriptor, &'a dyn Body),
+    Part(&'a Part<'a>),
 }
 
 impl<'a> Call<'a> {
@@ -65,10 +63,10 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The same request with a blob as its body: opened anew each time, and sent to its end only if
-    /// the bytes are those of `expected`.
-    pub(super) fn blob(mut self, expected: &'a Descriptor, body: &'a dyn Body) -> Self {
-        self.payload = Payload::Blob(expected, body);
+    /// The same request with a blob or a part of one as its body: opened anew each time, and sent to
+    /// the blob's end only if all its bytes are right.
+    pub(super) fn part(mut self, part: &'a Part<'a>) -> Self {
+        self.payload = Payload::Part(part);
         self
     }
 
@@ -257,10 +255,9 @@ impl Client {
         let transport = |cause| Failure::transport(method, url, cause);
         let patience = if call.closing { self.options.closing_timeout } else { self.idle() };
         let answer = match payload {
-            Payload::Blob(expected, body) => {
-                let outgoing = Outgoing::open(expected, *body).await?;
-                let watch = outgoing.watch();
-                let request = request.header(CONTENT_LENGTH, expected.size).body(outgoing.into_body());
+            Payload::Part(part) => {
+                let watch = part.watch();
+                let request = request.header(CONTENT_LENGTH, part.length()).body(part.open().await?.into_body());
                 tokio::select! {
                     // The source's own error explains more than the request that it broke.
                     answer = request.send() => match watch.fault() {
@@ -273,7 +270,7 @@ impl Client {
             Payload::None | Payload::Bytes(_) => {
                 request = match payload {
                     Payload::Bytes(body) => request.body(body.clone()),
-                    _ if *method == Method::POST => request.header(CONTENT_LENGTH, 0),
+                    _ if matches!(*method, Method::POST | Method::PUT) => request.header(CONTENT_LENGTH, 0),
                     _ => request,
                 };
                 timeout(patience, request.send()).await.map_err(|_| Failure::stalled(method, url, patience))?
@@ -297,6 +294,11 @@ impl Client {
             .with_max_delay(LONGEST_PAUSE)
             .with_max_times(ATTEMPTS - 1)
             .with_jitter()
+    }
+
+    /// The waits between attempts at one thing of several, as [`Self::persist`] has them.
+    pub(super) fn pauses_of_one(&self) -> ExponentialBackoff {
+        self.pauses().build()
     }
 
     /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times. In between it

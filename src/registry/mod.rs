@@ -36,6 +36,7 @@ use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
 use auth::{Access, Authorizer};
 use client::{Call, Client};
 use failure::Failure;
+use upload::Pace;
 
 /// How to speak to a registry.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Options {
     pub ca: Option<PathBuf>,
     /// How many blobs are moved at once; as many connections are kept.
     pub concurrency: usize,
+    /// How many bytes of a large blob the first request sends; a size of our own when there is none.
+    pub chunk: Option<u64>,
     /// How long the other side may be silent while data moves.
     pub idle_timeout: Duration,
     /// How long it may be silent after it has taken everything: it is storing many gigabytes.
@@ -60,6 +63,7 @@ impl Default for Options {
             plain_http: false,
             ca: None,
             concurrency: 4,
+            chunk: None,
             idle_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(600),
             first_pause: Duration::from_millis(500),
@@ -74,6 +78,7 @@ pub struct Remote(Arc<Repository>);
 struct Repository {
     client: Client,
     path: String,
+    pace: Pace,
 }
 
 impl Remote {
@@ -84,7 +89,7 @@ impl Remote {
     pub fn new(reference: &Reference, keychain: Arc<dyn Keychain>, options: &Options) -> Result<Self> {
         let path = reference.path().to_owned();
         let client = Client::new(reference.require_host()?, Authorizer::new(&path, keychain), options)?;
-        Ok(Self(Arc::new(Repository { client, path })))
+        Ok(Self(Arc::new(Repository { client, path, pace: Pace::new(options.chunk) })))
     }
 
     /// A reference to another repository has no place here.

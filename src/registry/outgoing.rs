@@ -1,6 +1,7 @@
-//! The body of an upload: bytes on their way from a source into a request. The last of them leave only
-//! when all were hashed and are those of the descriptor, so that a registry never gets a whole blob
-//! that is rotten; and the request's owner can tell a slow source from a registry that stopped reading.
+//! The body of an upload: a blob, or a part of it, on its way from a source into a request. The last bytes
+//! of a blob leave only when all were hashed and are those of the descriptor, so that a registry never gets
+//! a whole blob that is rotten; and the request's owner can tell a slow source from a registry that stopped
+//! reading.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +18,22 @@ use crate::storage::{Body, ByteStream, Verifier};
 /// The largest piece handed over at once: small enough that a slow line still shows progress.
 const PIECE: usize = 256 << 10;
 
+/// Some of a blob's bytes, as the body of a request that can be sent more than once.
+pub(super) struct Part<'a> {
+    before: Verifier,
+    body: &'a dyn Body,
+    end: u64,
+    watch: Watch,
+}
+
 /// Bytes on their way out.
 pub(super) struct Outgoing {
     source: ByteStream,
     verifier: Option<Verifier>,
+    /// Where in the blob the part ends.
+    end: u64,
+    /// Whether the blob ends there too.
+    is_last: bool,
     /// Checked bytes that wait for the check of what follows them.
     held: Bytes,
     watch: Watch,
@@ -34,6 +47,7 @@ struct View {
     stage: Stage,
     since: Instant,
     fault: Option<Error>,
+    after: Option<Verifier>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -46,20 +60,66 @@ enum Stage {
     Sent,
 }
 
+impl<'a> Part<'a> {
+    /// All of `body`, which must hold what `expected` promises.
+    pub(super) fn whole(expected: &Descriptor, body: &'a dyn Body) -> Self {
+        Self::new(Verifier::new(expected), body, expected.size)
+    }
+
+    /// The bytes of `body` behind those that `before` has seen, up to the offset `end`.
+    pub(super) fn new(before: Verifier, body: &'a dyn Body, end: u64) -> Self {
+        let view = View { stage: Stage::Sending, since: Instant::now(), fault: None, after: None };
+        Self { before, body, end, watch: Watch(Arc::new(Mutex::new(view))) }
+    }
+
+    /// How many bytes it has.
+    pub(super) fn length(&self) -> u64 {
+        self.end - self.before.seen()
+    }
+
+    /// What the owner of the request can see.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The check of all bytes up to the end of this part; `None` when they were not all sent.
+    pub(super) fn after(&self) -> Option<Verifier> {
+        self.watch.view(|view| view.after.take())
+    }
+
+    /// Opens it to be sent, from its first byte.
+    pub(super) async fn open(&self) -> Result<Outgoing> {
+        let (start, end) = (self.before.seen(), self.end);
+        let is_last = end == self.before.expected().size;
+        let source = self.body.open(start).await?;
+        self.watch.view(|view| (view.fault, view.after) = (None, None));
+        self.watch.enter(Stage::Sending);
+        Ok(Outgoing {
+            // What comes behind a blob's last byte is for the check to find.
+            source: if is_last { source } else { limited(source, end - start) },
+            verifier: Some(self.before.clone()),
+            end,
+            is_last,
+            held: Bytes::new(),
+            watch: self.watch.clone(),
+        })
+    }
+}
+
+/// The first `length` bytes of `source`.
+fn limited(source: ByteStream, length: u64) -> ByteStream {
+    Box::pin(stream::try_unfold((source, length), |(mut source, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let Some(mut chunk) = source.next().await.transpose()? else { return Ok(None) };
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - chunk.len() as u64;
+        Ok(Some((chunk, (source, left))))
+    }))
+}
+
 impl Outgoing {
-    /// Opens `body`, which must hold what `expected` promises.
-    pub(super) async fn open(expected: &Descriptor, body: &dyn Body) -> Result<Self> {
-        let source = body.open(0).await?;
-        let view = View { stage: Stage::Sending, since: Instant::now(), fault: None };
-        let watch = Watch(Arc::new(Mutex::new(view)));
-        Ok(Self { source, verifier: Some(Verifier::new(expected)), held: Bytes::new(), watch })
-    }
-
-    /// The view of this body.
-    pub(super) fn watch(&self) -> Watch {
-        self.watch.clone()
-    }
-
     /// The body, for a request.
     pub(super) fn into_body(self) -> reqwest::Body {
         reqwest::Body::wrap_stream(self.into_pieces())
@@ -96,7 +156,10 @@ impl Outgoing {
                 }
                 None => {
                     if let Some(verifier) = self.verifier.take() {
-                        verifier.finish()?;
+                        if self.is_last || verifier.seen() < self.end {
+                            verifier.clone().finish()?;
+                        }
+                        self.watch.view(|view| view.after = Some(verifier));
                     }
                 }
             }
@@ -156,13 +219,28 @@ mod tests {
         }
     }
 
-    async fn sent(chunks: Vec<&'static [u8]>, promised: &[u8]) -> (Vec<u8>, Option<Error>) {
-        let expected = Descriptor::of(MediaType::KILN_FILE, promised);
-        let outgoing = Outgoing::open(&expected, &Chunks(chunks)).await.unwrap();
-        let watch = outgoing.watch();
-        let pieces: Vec<_> = outgoing.into_pieces().collect().await;
+    async fn pieces(part: &Part<'_>) -> (Vec<u8>, Option<Error>) {
+        let pieces: Vec<_> = part.open().await.unwrap().into_pieces().collect().await;
         assert!(pieces.iter().flatten().all(|piece| !piece.is_empty() && piece.len() <= PIECE));
-        (pieces.into_iter().flatten().flatten().collect(), watch.fault())
+        (pieces.into_iter().flatten().flatten().collect(), part.watch().fault())
+    }
+
+    async fn sent(chunks: Vec<&'static [u8]>, promised: &[u8]) -> (Vec<u8>, Option<Error>) {
+        pieces(&Part::whole(&Descriptor::of(MediaType::KILN_FILE, promised), &Chunks(chunks))).await
+    }
+
+    #[tokio::test]
+    async fn parts_are_checked_as_one_blob() {
+        for (content, is_sound) in [(&b"weights"[..], true), (b"wXights", false), (b"weightz", false)] {
+            let expected = Descriptor::of(MediaType::KILN_FILE, b"weights");
+            let first = Chunks(vec![&content[..2], &content[2..]]);
+            let first = Part::new(Verifier::new(&expected), &first, 4);
+            assert_eq!(pieces(&first).await.0, content[..4]);
+            let before = first.after().unwrap();
+            let last = Chunks(vec![&content[4..]]);
+            let (bytes, fault) = pieces(&Part::new(before, &last, 7)).await;
+            assert_eq!((bytes == content[4..], fault.is_none()), (is_sound, is_sound), "{content:?}");
+        }
     }
 
     #[tokio::test]
@@ -188,7 +266,7 @@ mod tests {
     async fn only_the_registry_can_stall() {
         let (idle, closing) = (Duration::from_millis(10), Duration::from_millis(30));
         for (stage, expected) in [(Stage::Reading, None), (Stage::Sending, Some(idle)), (Stage::Sent, Some(closing))] {
-            let watch = Watch(Arc::new(Mutex::new(View { stage, since: Instant::now(), fault: None })));
+            let watch = Watch(Arc::new(Mutex::new(View { stage, since: Instant::now(), fault: None, after: None })));
             let stalled = tokio::time::timeout(Duration::from_millis(300), watch.stalled(idle, closing)).await;
             assert_eq!(stalled.ok(), expected);
         }

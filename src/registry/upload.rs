@@ -1,27 +1,28 @@
-//! One blob into one repository: a session, one PUT with all bytes, and when the answer to that is
-//! lost, a look whether the blob is there before the bytes are sent again.
+//! One blob into one repository. A session is opened, the bytes are sent, and when the answer to the last
+//! request is lost, the registry is asked whether it has the blob before any are sent again.
 //!
-//! OCI distribution-spec v1.1.1, "POST then PUT":
-//! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#post-then-put>.
+//! A blob of one chunk goes with one PUT. A larger one goes in chunks, so that a connection that breaks
+//! costs one of them: how far the session is, is the registry's word and never assumed. A registry that
+//! takes no chunks gets the whole, and is not tried again.
+//!
+//! OCI distribution-spec v1.1.1, "Pushing blobs":
+//! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs>.
+
+mod pace;
+mod session;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
-use tokio::time::timeout;
+use futures_util::TryStreamExt as _;
 
 use super::Repository;
-use super::address::with_digest;
-use super::auth::Access;
-use super::client::Call;
 use super::failure::Failure;
-use crate::error::{Error, ErrorKind, Result};
+use super::outgoing::Part;
+use crate::error::Result;
 use crate::oci::Descriptor;
-use crate::storage::{Body, Pushed};
-
-/// How long a session that is of no more use may take to be thrown away.
-const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::storage::{Body, Pushed, Verifier};
+pub(super) use pace::Pace;
+use session::{Patched, Session};
 
 impl Repository {
     /// Sends `body` as the blob `expected`.
@@ -33,11 +34,14 @@ impl Repository {
                 if sent_before.load(Ordering::Relaxed) && self.is_present(expected).await? {
                     return Ok(());
                 }
-                let session = self.begin().await?;
+                let mut session = self.begin().await?;
                 sent_before.store(true, Ordering::Relaxed);
-                let sent = self.send(&session, expected, body).await;
+                let sent = match self.pace.chunk(session.shortest_chunk) {
+                    Some(chunk) if chunk < expected.size => self.send_in_chunks(&mut session, expected, body).await,
+                    _ => self.send_whole(&session, expected, body).await,
+                };
                 if sent.as_ref().is_err_and(|failure| !failure.may_pass()) {
-                    self.abandon(session).await;
+                    self.abandon(&session).await;
                 }
                 sent
             })
@@ -50,44 +54,71 @@ impl Repository {
         }
     }
 
-    /// Opens an upload session.
-    async fn begin(&self) -> Result<Url, Failure> {
-        let call = Call::new(Method::POST, self.url("blobs/uploads/").await?, Access::Push);
-        let response = self.client.exchange(&call).await?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self.client.refused(&call, response).await);
-        }
-        Ok(self.client.location(&response)?)
+    async fn send_whole(&self, session: &Session, expected: &Descriptor, body: &dyn Body) -> Result<(), Failure> {
+        self.finish(session, expected, Some(&Part::whole(expected, body))).await
     }
 
-    async fn send(&self, session: &Url, expected: &Descriptor, body: &dyn Body) -> Result<(), Failure> {
-        let call = Call::new(Method::PUT, with_digest(session, &expected.digest), Access::Push)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
-            .blob(expected, body)
-            .closing();
-        let response = self.client.exchange(&call).await?;
-        match response.status() {
-            StatusCode::CREATED => Ok(()),
-            // Some registries say so when they have stored it, some when they have not.
-            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
-                if self.is_present(expected).await? {
-                    return Ok(());
+    /// Sends all chunks, and goes on where the registry is after one that failed. An error that may
+    /// pass calls for another session.
+    async fn send_in_chunks(
+        &self,
+        session: &mut Session,
+        expected: &Descriptor,
+        body: &dyn Body,
+    ) -> Result<(), Failure> {
+        let mut verifier = Verifier::new(expected);
+        let mut pauses = self.client.pauses_of_one();
+        while verifier.seen() < expected.size {
+            let before = verifier.seen();
+            let Some(chunk) = self.pace.chunk(session.shortest_chunk) else {
+                return Err(self.takes_no_chunks(session).await);
+            };
+            let part = Part::new(verifier.clone(), body, before.saturating_add(chunk).min(expected.size));
+            let reached = match self.patch(session, before, &part).await {
+                Ok(Patched::Reached(reached)) => reached,
+                Ok(Patched::Refused) => return Err(self.takes_no_chunks(session).await),
+                Err(failure) if !failure.may_pass() => return Err(failure),
+                Err(failure) => {
+                    let Some(pause) = pauses.next() else { return Err(failure) };
+                    tokio::time::sleep(failure.after().unwrap_or_default() + pause).await;
+                    match self.client.persist(|| self.reached(session)).await? {
+                        // It has all of the last chunk, or none of a blob that it shall not have whole.
+                        Some((url, reached)) if reached <= expected.size => {
+                            session.url = url;
+                            reached
+                        }
+                        _ => return Err(failure),
+                    }
                 }
-                let message =
-                    format!("The registry `{}` took `{}` and does not have it", self.client.host(), expected.digest);
-                Err(Failure::passing(Error::new(ErrorKind::Registry, message)))
-            }
-            _ => {
-                let failure = self.client.refused(&call, response).await;
-                // The session is gone, by a restart or its age; the next one may live longer.
-                if failure.has_code("BLOB_UPLOAD_UNKNOWN") { Err(failure.passes()) } else { Err(failure) }
+            };
+            verifier = match part.after() {
+                Some(after) if after.seen() == reached => after,
+                _ => checked_up_to(reached, expected, body).await?,
+            };
+            if reached > before {
+                pauses = self.client.pauses_of_one();
             }
         }
+        verifier.finish()?;
+        self.finish(session, expected, None).await
     }
+}
 
-    /// Tells the registry that a session is of no more use. It finds out by itself if this fails.
-    async fn abandon(&self, session: Url) {
-        let call = Call::new(Method::DELETE, session, Access::Push);
-        let _ = timeout(ABANDON_TIMEOUT, self.client.exchange(&call)).await;
+/// The check of the first `offset` bytes of `body`.
+async fn checked_up_to(offset: u64, expected: &Descriptor, body: &dyn Body) -> Result<Verifier> {
+    let mut verifier = Verifier::new(expected);
+    if offset == 0 {
+        return Ok(verifier);
     }
+    let mut chunks = body.open(0).await?;
+    while let Some(chunk) = chunks.try_next().await? {
+        let left = usize::try_from(offset - verifier.seen()).unwrap_or(usize::MAX);
+        verifier.update(&chunk[..chunk.len().min(left)])?;
+        if verifier.seen() == offset {
+            return Ok(verifier);
+        }
+    }
+    // A source that is shorter than its descriptor says.
+    verifier.clone().finish()?;
+    Ok(verifier)
 }

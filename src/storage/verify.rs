@@ -7,7 +7,8 @@ use crate::oci::{Descriptor, Hasher};
 
 /// Checks bytes against a descriptor while they pass: no more than `size` of them, and at the end
 /// exactly `size` with the right digest. Nothing may be kept before [`Verifier::finish`] said yes.
-#[derive(Debug)]
+/// A clone goes on from the same bytes.
+#[derive(Clone, Debug)]
 pub struct Verifier {
     expected: Descriptor,
     hasher: Hasher,
@@ -41,6 +42,11 @@ impl Verifier {
         }
         self.hasher.update(bytes);
         Ok(())
+    }
+
+    /// What is promised.
+    pub fn expected(&self) -> &Descriptor {
+        &self.expected
     }
 
     /// How many bytes passed.

@@ -1,0 +1,118 @@
+//! How much of a blob one request sends: what passes in some seconds at the speed that was seen, within what
+//! the registry was seen to take. A proxy in front of it may end a request after 30 s or a body after 100 MB,
+//! and says neither before.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// The first chunk.
+const FIRST: u64 = 16 << 20;
+/// No chunk that a registry refuses is cut below this: smaller ones would cost more than they save.
+const SHORTEST: u64 = 1 << 20;
+/// No chunk is longer, however fast the line.
+const LONGEST: u64 = 512 << 20;
+/// How long a chunk should be on its way.
+const AIM: Duration = Duration::from_secs(10);
+
+/// What is known about chunks at one registry.
+#[derive(Debug)]
+pub(in super::super) struct Pace(Mutex<Known>);
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The next chunk's length in bytes.
+    next: u64,
+    /// The longest that may be tried.
+    longest: u64,
+    takes_chunks: bool,
+}
+
+impl Pace {
+    /// Nothing is known yet; `first` bytes are the first chunk.
+    pub(in super::super) fn new(first: Option<u64>) -> Self {
+        let next = first.unwrap_or(FIRST).max(2);
+        Self(Mutex::new(Known { next, longest: LONGEST.max(next), takes_chunks: true }))
+    }
+
+    /// The length of the next chunk, of at least `shortest` bytes; `None` when the registry takes none.
+    pub(super) fn chunk(&self, shortest: u64) -> Option<u64> {
+        let known = self.known(|known| *known);
+        (known.takes_chunks && shortest <= known.longest).then_some(known.next.max(shortest))
+    }
+
+    /// A chunk of `length` bytes was taken in `time`.
+    pub(super) fn took(&self, length: u64, time: Duration) {
+        let ideal = length as f64 * AIM.as_secs_f64() / time.as_secs_f64().max(0.001);
+        self.known(|known| {
+            // Only what was sent says something, and no step is larger than a doubling.
+            if length >= known.next / 2 {
+                known.next = (ideal as u64).clamp(known.next / 2, known.next * 2).clamp(1, known.longest);
+            }
+        });
+    }
+
+    /// A chunk of `length` bytes was too long for the registry or for the time it gives; whether a shorter
+    /// one can be tried.
+    pub(super) fn too_long(&self, length: u64) -> bool {
+        self.known(|known| {
+            let shorter = length / 4;
+            if shorter < SHORTEST.min(known.next) {
+                return false;
+            }
+            known.longest = known.longest.min(length - 1).max(shorter);
+            known.next = known.next.min(shorter);
+            true
+        })
+    }
+
+    /// A chunk of `length` bytes did not arrive: the next one is shorter, and may grow again.
+    pub(super) fn broke(&self, length: u64) {
+        self.known(|known| known.next = known.next.min((length / 2).max(SHORTEST.min(known.next))));
+    }
+
+    /// The registry takes no chunks.
+    pub(super) fn takes_none(&self) {
+        self.known(|known| known.takes_chunks = false);
+    }
+
+    fn known<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_grows_with_the_line_and_shrinks_with_it() {
+        let pace = Pace::new(None);
+        assert_eq!(pace.chunk(0), Some(16 << 20));
+        pace.took(16 << 20, Duration::from_millis(100));
+        assert_eq!(pace.chunk(0), Some(32 << 20));
+        for _ in 0..10 {
+            pace.took(pace.chunk(0).unwrap(), Duration::from_millis(1));
+        }
+        assert_eq!(pace.chunk(0), Some(512 << 20));
+        pace.took(512 << 20, Duration::from_secs(40));
+        assert_eq!(pace.chunk(0), Some(256 << 20));
+        pace.broke(256 << 20);
+        assert_eq!(pace.chunk(0), Some(128 << 20));
+        assert_eq!(pace.chunk(200 << 20), Some(200 << 20));
+    }
+
+    #[test]
+    fn a_length_that_was_refused_is_not_tried_again() {
+        let pace = Pace::new(None);
+        assert!(pace.too_long(16 << 20));
+        assert_eq!(pace.chunk(0), Some(4 << 20));
+        for _ in 0..5 {
+            pace.took(pace.chunk(0).unwrap(), Duration::from_millis(1));
+        }
+        assert_eq!(pace.chunk(0), Some((16 << 20) - 1));
+        assert!(!Pace::new(None).too_long(2 << 20));
+        assert_eq!(pace.chunk(1 << 30), None);
+        pace.takes_none();
+        assert_eq!(pace.chunk(0), None);
+    }
+}
