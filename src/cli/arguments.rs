@@ -96,6 +96,7 @@ pub(super) enum Command {
     Create(create::Create),
     Push(transfer::Push),
     Pull(transfer::Pull),
+    Copy(transfer::Copy),
     Verify(verify::Verify),
     Crosscheck(crosscheck::Crosscheck),
     List(inspect::List),

@@ -132,6 +132,7 @@ impl Session {
         match command {
             Command::Create(create) => create.run(self).await,
             Command::Push(push) => push.run(self).await,
+            Command::Copy(copy) => copy.run(self).await,
             Command::Pull(pull) => pull.run(self).await,
             Command::Verify(verify) => verify.run(self).await,
             Command::Crosscheck(crosscheck) => crosscheck.run(self).await,

@@ -1,4 +1,4 @@
-//! `kiln push` and `kiln pull`, and the options for reaching a registry.
+//! `kiln push`, `kiln pull` and `kiln copy`, and the options for reaching a registry.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -29,6 +29,11 @@ Examples:
   kiln pull registry.example/team/llama:int4
   kiln pull registry.example/team/llama:int4 llama:int4
   kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json";
+
+const COPY_EXAMPLES: &str = "\
+Examples:
+  kiln copy registry.example/team/llama:int4 mirror.example/llama:int4
+  kiln copy registry.example/team/llama:next registry.example/team/llama:int4";
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, Args)]
@@ -106,31 +111,63 @@ impl Push {
         let reporter = session.reporter();
         let report = transfer::push(&store, &name, &reference, &access, &reporter.progress()).await?;
         drop(reporter);
-        let CopyReport { digest, blobs_transferred, bytes_transferred, blobs_skipped, blobs_mounted } = report;
-        if session.printer.is_json() {
-            session.printer.object(&json!({
-                "event": "pushed",
-                "name": name.to_string(),
-                "reference": reference.to_string(),
-                "digest": digest,
-                "blobs_sent": blobs_transferred,
-                "bytes_sent": bytes_transferred,
-                "blobs_skipped": blobs_skipped,
-                "blobs_mounted": blobs_mounted,
-            }));
-        } else {
-            let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
-            let moved = if name == reference { name.to_string() } else { format!("{name} to {reference}") };
-            let mounted = match blobs_mounted {
-                0 => String::new(),
-                mounted => format!(", {mounted} mounted"),
-            };
-            session.printer.data(format_args!(
-                "pushed {moved} {digest} (sent {blobs_transferred} of {blobs} layers and config, {}; \
-                 {blobs_skipped} already there{mounted})",
-                size(bytes_transferred),
-            ));
-        }
+        tell_sent(session, "pushed", [("name", &name), ("reference", &reference)], &report);
+        Ok(Exit::Done)
+    }
+}
+
+/// Says what was sent from one of `ends` to the other, which are fields of the result.
+fn tell_sent(session: &Session, event: &str, ends: [(&str, &Reference); 2], report: &CopyReport) {
+    let CopyReport { digest, blobs_transferred, bytes_transferred, blobs_skipped, blobs_mounted } = report;
+    let [(from_field, from), (to_field, to)] = ends;
+    if session.printer.is_json() {
+        session.printer.object(&json!({
+            "event": event,
+            from_field: from.to_string(),
+            to_field: to.to_string(),
+            "digest": digest,
+            "blobs_sent": blobs_transferred,
+            "bytes_sent": bytes_transferred,
+            "blobs_skipped": blobs_skipped,
+            "blobs_mounted": blobs_mounted,
+        }));
+        return;
+    }
+    let blobs = blobs_transferred + blobs_skipped + blobs_mounted;
+    let moved = if from == to { from.to_string() } else { format!("{from} to {to}") };
+    let mounted = match blobs_mounted {
+        0 => String::new(),
+        mounted => format!(", {mounted} mounted"),
+    };
+    session.printer.data(format_args!(
+        "{event} {moved} {digest} (sent {blobs_transferred} of {blobs} layers and config, {}; \
+         {blobs_skipped} already there{mounted})",
+        size(*bytes_transferred),
+    ));
+}
+
+/// Copy a model from one registry to another
+///
+/// Its layers stream through, checked on the way, and nothing is kept in the store. What TO has is not sent
+/// again, and the manifest keeps its digest.
+#[derive(Debug, Args)]
+#[command(after_help = COPY_EXAMPLES)]
+pub(super) struct Copy {
+    /// Where it is, as in `registry.example/team/llama:int4`
+    from: Reference,
+    /// Where it goes
+    to: Reference,
+    #[command(flatten)]
+    traffic: Traffic,
+}
+
+impl Copy {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit> {
+        let Self { from, to, traffic } = self;
+        let reporter = session.reporter();
+        let report = transfer::mirror(&from, &to, &traffic.access(session), &reporter.progress()).await?;
+        drop(reporter);
+        tell_sent(session, "copied", [("from", &from), ("to", &to)], &report);
         Ok(Exit::Done)
     }
 }

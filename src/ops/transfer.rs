@@ -59,6 +59,18 @@ pub async fn pull(
     copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await
 }
 
+/// Copies the model `from` of one registry to `to` of another, or of the same. Its bytes are checked on their way and
+/// kept nowhere here.
+///
+/// # Errors
+/// [`crate::ErrorKind::NotFound`] when there is no model `from`, [`crate::ErrorKind::Corrupt`] when other bytes
+/// come than were promised; otherwise as [`push`].
+pub async fn mirror(from: &Reference, to: &Reference, access: &Access, progress: &Progress) -> Result<CopyReport> {
+    let remote = |reference| Remote::new(reference, access.keychain.clone(), &access.options);
+    let (source, destination) = (remote(from)?, remote(to)?);
+    copy(Direction::Mirror, &source, from, &destination, to, access.options.concurrency, progress).await
+}
+
 /// Pulls `from` into the store as `name`, to create a model from it.
 ///
 /// # Errors

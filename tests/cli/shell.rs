@@ -5,9 +5,10 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "checkout",
     "completions",
+    "copy",
     "create",
     "crosscheck",
     "demo",
@@ -50,6 +51,7 @@ fn help_names_every_command() {
       create       Create a model from a checkpoint
       push         Push a model to a registry
       pull         Pull a model from a registry
+      copy         Copy a model from one registry to another
       verify       Verify a stored model
       crosscheck   Compare a stored model with what MLX makes of its source
       list         List the models in the store [alias: ls]

@@ -265,3 +265,51 @@ fn an_interrupted_pull_leaves_the_store_sound() {
     place.kiln("gc --store other").expect(0);
     assert_eq!(fs::read_dir(place.path("other/ingest")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_model_goes_from_registry_to_registry_and_leaves_nothing_here() {
+    let (first, second) = (Fixture::start(), Fixture::start());
+    let (from, to) = (format!("{}/team/demo:int4", first.host()), format!("{}/mirror/demo:v1", second.host()));
+    let place = Place::with_model();
+    place.kiln(&format!("push demo:int4 {from}")).expect(0);
+    let copy = format!("copy {from} {to} --store none");
+    assert_snapshot!(place.kiln(&copy), @r"
+    exit: 0
+    --- stdout ---
+    copied 127.0.0.1:[PORT]/team/demo:int4 to 127.0.0.1:[PORT]/mirror/demo:v1 sha256:[DIGEST] (sent 22 of 22 layers and config, [SIZE]; 0 already there)
+    --- stderr ---
+    copy: 22 blobs, [SIZE]
+    ");
+    assert_eq!(first.manifest("team/demo", "int4"), second.manifest("mirror/demo", "v1"));
+    assert!(second.manifest("mirror/demo", "v1").is_some());
+    let run = place.kiln(&format!("{copy} --json"));
+    run.expect(0);
+    let report = run.last_object();
+    assert_eq!((&report["event"], &report["blobs_sent"]), (&"copied".into(), &0.into()));
+    assert_eq!((&report["from"], &report["to"]), (&from.into(), &to.into()));
+    assert!(!place.path("none").exists());
+}
+
+#[test]
+fn a_rotten_layer_is_not_copied() {
+    let (first, second) = (Fixture::start(), Fixture::start());
+    let place = Place::with_model();
+    place.kiln(&format!("push demo:int4 {}/demo:int4", first.host())).expect(0);
+    first.corrupt_blob(&place.layer("lm_head.weight"));
+    place.kiln(&format!("copy {}/demo:int4 {}/demo:int4", first.host(), second.host())).expect(3);
+    assert_eq!(second.tags("demo"), Vec::<String>::new());
+    assert!(!second.blobs("demo").contains(&place.layer("lm_head.weight")));
+}
+
+#[test]
+fn a_copy_is_between_registries() {
+    let place = Place::with_model();
+    assert_snapshot!(place.kiln("copy demo:int4 registry.example/demo:int4"), @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: No registry is named in `demo:int4`
+
+    hint: name one, as in `registry.example/demo:int4`
+    ");
+}
