@@ -67,7 +67,7 @@ impl Repository {
         body: &dyn Body,
     ) -> Result<(), Failure> {
         let mut verifier = Verifier::new(expected);
-        let mut pauses = self.client.pauses_of_one();
+        let (mut pauses, mut furthest) = (self.client.pauses_of_one(), 0);
         while verifier.seen() < expected.size {
             let before = verifier.seen();
             let Some(chunk) = self.pace.chunk(session.shortest_chunk) else {
@@ -82,7 +82,7 @@ impl Repository {
                     let Some(pause) = pauses.next() else { return Err(failure) };
                     tokio::time::sleep(failure.after().unwrap_or_default() + pause).await;
                     match self.client.persist(|| self.reached(session)).await? {
-                        // It has all of the last chunk, or none of a blob that it shall not have whole.
+                        // A session of more bytes than the blob has is not this blob's.
                         Some((url, reached)) if reached <= expected.size => {
                             session.url = url;
                             reached
@@ -95,8 +95,9 @@ impl Repository {
                 Some(after) if after.seen() == reached => after,
                 _ => checked_up_to(reached, expected, body).await?,
             };
-            if reached > before {
-                pauses = self.client.pauses_of_one();
+            // A registry that keeps losing what it took is not asked for ever.
+            if reached > furthest {
+                (pauses, furthest) = (self.client.pauses_of_one(), reached);
             }
         }
         verifier.finish()?;
