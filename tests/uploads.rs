@@ -147,6 +147,17 @@ async fn a_busy_registry_is_asked_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_too_busy_to_say_has_not_lost_the_session() {
+    let busy = |code| Fault::Status { code, retry_after: Some(0), body: String::new() };
+    let options = Options::default()
+        .fault(Trigger::on("PATCH", "").nth(2), busy(503))
+        .fault(Trigger::on("GET", "/uploads/"), busy(429));
+    let scene = Scene::new(options);
+    scene.push(&content(SIZE)).await;
+    assert_eq!((scene.requests("POST").len(), scene.requests("GET").len()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_registry_without_chunks_gets_the_whole_and_is_not_tried_again() {
     for refusal in [405, 501, 400, 411, 201] {
         let scene = Scene::new(Options::default().fault(Trigger::on("PATCH", "").always(), status(refusal)));

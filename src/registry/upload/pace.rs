@@ -51,15 +51,14 @@ impl Pace {
         });
     }
 
-    /// A chunk of `length` bytes was too long for the registry or for the time it gives; whether a shorter
-    /// one can be tried.
+    /// A chunk of `length` bytes was too long for the registry; whether a shorter one can be tried.
     pub(super) fn too_long(&self, length: u64) -> bool {
         self.known(|known| {
             let shorter = length / 4;
             if shorter < SHORTEST.min(known.next) {
                 return false;
             }
-            known.longest = known.longest.min(length - 1).max(shorter);
+            known.longest = known.longest.min(length - 1);
             known.next = known.next.min(shorter);
             true
         })
@@ -110,6 +109,9 @@ mod tests {
             pace.took(pace.chunk(0).unwrap(), Duration::from_millis(1));
         }
         assert_eq!(pace.chunk(0), Some((16 << 20) - 1));
+        // Nor when a longer one, on its way since before that, is refused after it.
+        assert!(pace.too_long(256 << 20));
+        assert_eq!(pace.chunk(16 << 20), None);
         assert!(!Pace::new(None).too_long(2 << 20));
         assert_eq!(pace.chunk(1 << 30), None);
         pace.takes_none();

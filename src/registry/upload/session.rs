@@ -122,7 +122,11 @@ impl Repository {
         let response = self.client.exchange(&call).await?;
         match response.status() {
             StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::ACCEPTED => {}
-            status if status.is_client_error() && status != StatusCode::UNAUTHORIZED => return Ok(None),
+            // One that is busy, or wants other credentials, has not said that the session is gone.
+            StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                return Err(self.client.refused(&call, response).await);
+            }
+            status if status.is_client_error() => return Ok(None),
             _ => return Err(self.client.refused(&call, response).await),
         }
         let url = match response.headers().contains_key(LOCATION) {
