@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder, Retryable};
+use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
@@ -294,11 +294,6 @@ impl Client {
             .with_max_delay(LONGEST_PAUSE)
             .with_max_times(ATTEMPTS - 1)
             .with_jitter()
-    }
-
-    /// The waits between attempts at one thing of several, as [`Self::persist`] has them.
-    pub(super) fn pauses_of_one(&self) -> ExponentialBackoff {
-        self.pauses().build()
     }
 
     /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times. In between it

@@ -32,8 +32,6 @@ pub(super) struct Outgoing {
     verifier: Option<Verifier>,
     /// Where in the blob the part ends.
     end: u64,
-    /// Whether the blob ends there too.
-    is_last: bool,
     /// Checked bytes that wait for the check of what follows them.
     held: Bytes,
     watch: Watch,
@@ -99,7 +97,6 @@ impl<'a> Part<'a> {
             source: if is_last { source } else { limited(source, end - start) },
             verifier: Some(self.before.clone()),
             end,
-            is_last,
             held: Bytes::new(),
             watch: self.watch.clone(),
         })
@@ -156,7 +153,8 @@ impl Outgoing {
                 }
                 None => {
                     if let Some(verifier) = self.verifier.take() {
-                        if self.is_last || verifier.seen() < self.end {
+                        let ends_here = self.end == verifier.expected().size;
+                        if ends_here || verifier.seen() < self.end {
                             verifier.clone().finish()?;
                         }
                         self.watch.view(|view| view.after = Some(verifier));

@@ -13,6 +13,7 @@ mod session;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use backon::BackoffBuilder as _;
 use futures_util::TryStreamExt as _;
 
 use super::Repository;
@@ -67,7 +68,7 @@ impl Repository {
         body: &dyn Body,
     ) -> Result<(), Failure> {
         let mut verifier = Verifier::new(expected);
-        let (mut pauses, mut furthest) = (self.client.pauses_of_one(), 0);
+        let (mut pauses, mut furthest) = (self.client.pauses().build(), 0);
         while verifier.seen() < expected.size {
             let before = verifier.seen();
             let Some(chunk) = self.pace.chunk(session.shortest_chunk) else {
@@ -97,7 +98,7 @@ impl Repository {
             };
             // A registry that keeps losing what it took is not asked for ever.
             if reached > furthest {
-                (pauses, furthest) = (self.client.pauses_of_one(), reached);
+                (pauses, furthest) = (self.client.pauses().build(), reached);
             }
         }
         verifier.finish()?;

@@ -56,6 +56,29 @@ fn help_says_what_it_takes() {
       kiln pull registry.example/team/llama:int4 llama:int4
       kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json
     ");
+    assert_snapshot!(help("copy"), @r"
+    Copy a model from one registry to another
+
+    Usage: kiln copy [OPTIONS] <FROM> <TO>
+
+    Arguments:
+      <FROM>  Where it is, as in `registry.example/team/llama:int4`
+      <TO>    Where it goes
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+
+    Registry options:
+          --plain-http       Speak plain HTTP
+          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --concurrency <N>  How many blobs are moved at once [default: 4]
+
+    Global options: …
+
+    Examples:
+      kiln copy registry.example/team/llama:int4 mirror.example/llama:int4
+      kiln copy registry.example/team/llama:next registry.example/team/llama:int4
+    ");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Pace {
 
     /// A chunk of `length` bytes did not arrive: the next one is shorter, and may grow again.
     pub(super) fn broke(&self, length: u64) {
-        self.known(|known| known.next = known.next.min((length / 2).max(SHORTEST.min(known.next))));
+        self.known(|known| known.next = known.next.min((length / 2).max(SHORTEST)));
     }
 
     /// The registry takes no chunks.

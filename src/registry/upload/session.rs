@@ -19,6 +19,8 @@ use crate::oci::Descriptor;
 /// The least that all chunks but the last must have, in the answer that opens a session: OCI distribution-spec
 /// v1.1.1, "Pushing a blob in chunks".
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+/// What a blob's bytes are sent as.
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// How long a session that is of no more use may take to be thrown away.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,7 @@ impl Repository {
         let range = HeaderValue::try_from(format!("{offset}-{}", end - 1))
             .map_err(|cause| Error::new(ErrorKind::Unexpected, "Not the header of a chunk").caused_by(cause))?;
         let call = Call::new(Method::PATCH, session.url.clone(), Access::Push)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+            .header(CONTENT_TYPE, OCTETS)
             .header(CONTENT_RANGE, range)
             .part(part)
             .closing();
@@ -81,37 +83,43 @@ impl Repository {
                     Some(_) => Err(self.disagrees()),
                 }
             }
+            _ => self.refused_chunk(session, offset, length, &call, response).await,
+        }
+    }
+
+    /// What the answer to a chunk means that was not taken: an error that may pass calls for a look at the session.
+    async fn refused_chunk(
+        &self,
+        session: &Session,
+        offset: u64,
+        length: u64,
+        call: &Call<'_>,
+        response: Response,
+    ) -> Result<Patched, Failure> {
+        let status = response.status();
+        let failure = self.client.refused(call, response).await;
+        match status {
             // It took one chunk for the whole.
             StatusCode::CREATED => Ok(Patched::Refused),
-            StatusCode::PAYLOAD_TOO_LARGE => match self.pace.too_long(length) {
-                true => Err(self.client.refused(&call, response).await.passes()),
-                false => Ok(Patched::Refused),
-            },
-            // Some say with it that the chunk is too long, most that it does not begin where it should.
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                let failure = self.client.refused(&call, response).await;
-                match self.reached(session).await? {
-                    Some((_, reached)) if reached == offset => Ok(Patched::Refused),
-                    _ => Err(failure.passes()),
-                }
-            }
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::LENGTH_REQUIRED => {
                 Ok(Patched::Refused)
             }
-            status => {
-                let failure = self.client.refused(&call, response).await;
-                // Those of a proxy that waited no longer.
-                if matches!(status.as_u16(), 408 | 499 | 502 | 504 | 524) {
-                    self.pace.broke(length);
-                    return Err(failure.passes());
-                }
-                match status {
-                    // The session is gone, by a restart or its age.
-                    StatusCode::NOT_FOUND => Err(failure.passes()),
-                    StatusCode::BAD_REQUEST if offset == 0 => Ok(Patched::Refused),
-                    _ => Err(failure),
-                }
+            StatusCode::BAD_REQUEST if offset == 0 => Ok(Patched::Refused),
+            StatusCode::PAYLOAD_TOO_LARGE if self.pace.too_long(length) => Err(failure.passes()),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Patched::Refused),
+            // Some say with it that the chunk is too long, most that it does not begin where it should.
+            StatusCode::RANGE_NOT_SATISFIABLE => match self.reached(session).await? {
+                Some((_, reached)) if reached == offset => Ok(Patched::Refused),
+                _ => Err(failure.passes()),
+            },
+            // The session is gone, by a restart or its age.
+            StatusCode::NOT_FOUND => Err(failure.passes()),
+            // Those of a proxy that waited no longer.
+            _ if matches!(status.as_u16(), 408 | 499 | 502 | 504 | 524) => {
+                self.pace.broke(length);
+                Err(failure.passes())
             }
+            _ => Err(failure),
         }
     }
 
@@ -145,7 +153,7 @@ impl Repository {
     ) -> Result<(), Failure> {
         let call = Call::new(Method::PUT, with_digest(&session.url, &expected.digest), Access::Push).closing();
         let call = match rest {
-            Some(part) => call.header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")).part(part),
+            Some(part) => call.header(CONTENT_TYPE, OCTETS).part(part),
             None => call,
         };
         let response = self.client.exchange(&call).await?;
