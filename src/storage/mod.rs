@@ -4,6 +4,7 @@
 #[doc(hidden)]
 pub mod conformance;
 mod memory;
+mod unfinished;
 mod verify;
 
 use std::future::Future;
@@ -14,6 +15,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 
 pub use memory::Memory;
+pub use unfinished::{Claim, Unfinished, Upload};
 pub use verify::{Verifier, VerifyReader};
 
 use crate::error::Result;

@@ -112,6 +112,15 @@ impl Layout {
         self.root.join("notes")
     }
 
+    /// Where what is remembered of uploads is; the directory comes with the first of them.
+    pub(super) fn uploads(&self) -> Result<PathBuf> {
+        let directory = self.root.join("uploads");
+        if !directory.is_dir() {
+            make_directory(&directory)?;
+        }
+        Ok(directory)
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.root.join(INDEX_FILE)
     }

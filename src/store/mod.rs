@@ -17,6 +17,7 @@ mod read;
 mod refs;
 mod stage;
 mod transfer;
+mod unfinished;
 
 use std::io;
 use std::path::{Path, PathBuf};
