@@ -1,14 +1,15 @@
 //! Moving models between the store and registries, and the credentials for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::source::Source;
 use crate::copy::{CopyReport, Direction, copy};
 use crate::error::Result;
-use crate::oci::Reference;
+use crate::oci::{Manifest, Reference};
 use crate::progress::Progress;
-use crate::registry::{Credential, DockerConfig, Keychain, Options, Remote, ping};
-use crate::store::Store;
+use crate::registry::{Credential, DockerConfig, Home, Keychain, Known, Options, Remote, ping};
+use crate::store::{Published, Store};
 
 /// How registries are reached.
 #[derive(Clone)]
@@ -38,9 +39,34 @@ pub async fn push(
     access: &Access,
     progress: &Progress,
 ) -> Result<CopyReport> {
-    super::inspect::require(store, name)?;
-    let remote = Remote::new(to, access.keychain.clone(), &access.options)?;
-    copy(Direction::Push, store, name, &remote, to, access.options.concurrency, progress).await
+    let (target, manifest) = super::inspect::find(store, name)?;
+    let host = to.require_host()?;
+    let known = known(store, host, &manifest);
+    let remote = Remote::knowing(known, to, access.keychain.clone(), &access.options)?;
+    let outcome = copy(Direction::Push, store, name, &remote, to, access.options.concurrency, progress).await;
+    store.see(host, |seen| {
+        seen.habits = serde_json::to_value(remote.habits()).unwrap_or_default();
+        if outcome.is_ok() {
+            seen.publish(Published { repository: to.path().to_owned(), manifest: target });
+        }
+    });
+    outcome
+}
+
+/// What the store knows of the registry `host`, for a push of `manifest`.
+fn known(store: &Store, host: &str, manifest: &Manifest) -> Known {
+    let seen = store.seen(host);
+    let wanted: BTreeSet<_> = manifest.blobs().map(|blob| blob.digest).collect();
+    let home = |published: &Published| {
+        let (document, _) = store.document(&published.manifest).ok()?;
+        let blobs: BTreeSet<_> = document.blobs().map(|blob| blob.digest).filter(|it| wanted.contains(it)).collect();
+        (!blobs.is_empty()).then(|| Home { repository: published.repository.clone(), blobs: Some(blobs) })
+    };
+    Known {
+        habits: serde_json::from_value(seen.habits).unwrap_or_default(),
+        homes: seen.published.iter().rev().filter_map(home).collect(),
+        unfinished: Some(Arc::new(store.clone())),
+    }
 }
 
 /// Pulls `from` into the store as `name`. Blobs that the store has are not fetched.
@@ -56,7 +82,11 @@ pub async fn pull(
     progress: &Progress,
 ) -> Result<CopyReport> {
     let remote = Remote::new(from, access.keychain.clone(), &access.options)?;
-    copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await
+    let report = copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await?;
+    let manifest = super::inspect::require(store, name)?;
+    let repository = from.path().to_owned();
+    store.see(from.require_host()?, |seen| seen.publish(Published { repository, manifest }));
+    Ok(report)
 }
 
 /// Copies the model `from` of one registry to `to` of another, or of the same. Its bytes are checked on their way and
@@ -66,8 +96,10 @@ pub async fn pull(
 /// [`crate::ErrorKind::NotFound`] when there is no model `from`, [`crate::ErrorKind::Corrupt`] when other bytes
 /// come than were promised; otherwise as [`push`].
 pub async fn mirror(from: &Reference, to: &Reference, access: &Access, progress: &Progress) -> Result<CopyReport> {
-    let remote = |reference| Remote::new(reference, access.keychain.clone(), &access.options);
-    let (source, destination) = (remote(from)?, remote(to)?);
+    let remote = |reference, known| Remote::knowing(known, reference, access.keychain.clone(), &access.options);
+    let home = Home { repository: from.path().to_owned(), blobs: None };
+    let homes = if from.host() == to.host() { vec![home] } else { vec![] };
+    let (source, destination) = (remote(from, Known::default())?, remote(to, Known { homes, ..Known::default() })?);
     copy(Direction::Mirror, &source, from, &destination, to, access.options.concurrency, progress).await
 }
 

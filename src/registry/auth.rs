@@ -33,7 +33,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 const LONGEST_LIFETIME: u64 = 24 * 3600;
 
 /// What a request wants to do; an access token is good for one of these, or for less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Access {
     /// Only to be known.
     Login,
@@ -41,6 +41,15 @@ pub(super) enum Access {
     Pull,
     /// To read and write.
     Push,
+    /// To write, and to read from this other repository.
+    Mount(String),
+}
+
+impl Access {
+    /// Whether a token for this does for `other`.
+    fn covers(&self, other: &Self) -> bool {
+        self == other || !matches!(other, Self::Mount(_)) && self > other
+    }
 }
 
 /// The credentials for one repository of one registry, and the tokens bought with them.
@@ -83,7 +92,7 @@ impl Authorizer {
     }
 
     /// The header for a request, if the registry is known to want one.
-    pub(super) async fn header(&self, client: &Client, access: Access) -> Result<Option<HeaderValue>, Failure> {
+    pub(super) async fn header(&self, client: &Client, access: &Access) -> Result<Option<HeaderValue>, Failure> {
         let mut state = self.state.lock().await;
         match state.scheme.clone() {
             None => Ok(None),
@@ -102,7 +111,7 @@ impl Authorizer {
     pub(super) async fn answer(
         &self,
         client: &Client,
-        access: Access,
+        access: &Access,
         reply: &HeaderMap,
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Failure> {
@@ -148,7 +157,7 @@ impl Authorizer {
         state: &mut State,
         client: &Client,
         service: &Service,
-        access: Access,
+        access: &Access,
     ) -> Result<HeaderValue, Failure> {
         let credential = self.credential(state, client).await?;
         let realm = client.realm(&service.realm).await?;
@@ -175,7 +184,7 @@ impl Authorizer {
             Error::new(ErrorKind::Registry, format!("The token service `{}` gave no token", address(&realm)))
         })?;
         let header = token.header.clone();
-        state.tokens.insert(access, token);
+        state.tokens.insert(access.clone(), token);
         Ok(header)
     }
 
@@ -185,7 +194,7 @@ impl Authorizer {
         client: &Client,
         realm: &Url,
         service: &Service,
-        scopes: &BTreeSet<String>,
+        scopes: &[String],
         authorization: Option<HeaderValue>,
     ) -> Result<Bytes, Failure> {
         let mut url = realm.clone();
@@ -204,7 +213,7 @@ impl Authorizer {
         client: &Client,
         realm: &Url,
         service: &Service,
-        scopes: &BTreeSet<String>,
+        scopes: &[String],
         token: &str,
     ) -> Result<Bytes, Failure> {
         let mut form = realm.clone();
@@ -215,7 +224,6 @@ impl Authorizer {
             fields.append_pair("refresh_token", token);
             fields.extend_pairs(service.service.iter().map(|name| ("service", name)));
             if !scopes.is_empty() {
-                let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
                 fields.append_pair("scope", &scopes.join(" "));
             }
         }
@@ -241,15 +249,17 @@ impl Authorizer {
         bounded::read(response, MAX_TOKEN_SIZE, client.idle()).await
     }
 
-    /// What to ask for: what the challenge said, and what this access needs.
-    fn scopes(&self, service: &Service, access: Access) -> BTreeSet<String> {
-        let mut scopes = service.scopes.clone();
-        match access {
-            Access::Login => None,
-            Access::Pull => Some("pull"),
-            Access::Push => Some("pull,push"),
-        }
-        .map(|actions| scopes.insert(format!("repository:{}:{actions}", self.repository)));
+    /// What to ask for: what this access needs, then what else the challenge said. Some registries read
+    /// only the first.
+    fn scopes(&self, service: &Service, access: &Access) -> Vec<String> {
+        let scope = |repository: &str, actions: &str| format!("repository:{repository}:{actions}");
+        let mut scopes = match access {
+            Access::Login => vec![],
+            Access::Pull => vec![scope(&self.repository, "pull")],
+            Access::Push => vec![scope(&self.repository, "pull,push")],
+            Access::Mount(from) => vec![scope(&self.repository, "pull,push"), scope(from, "pull")],
+        };
+        scopes.extend(service.scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect::<Vec<_>>());
         scopes
     }
 }
@@ -266,9 +276,9 @@ impl Scheme {
 
 impl State {
     /// A token that is good for `access` and will last.
-    fn valid(&self, access: Access) -> Option<HeaderValue> {
+    fn valid(&self, access: &Access) -> Option<HeaderValue> {
         let now = Instant::now();
-        let token = self.tokens.range(access..).map(|(_, token)| token).find(|token| token.renew > now)?;
+        let (_, token) = self.tokens.iter().find(|(held, token)| held.covers(access) && token.renew > now)?;
         Some(token.header.clone())
     }
 }
@@ -381,20 +391,28 @@ mod tests {
         let token = || Token::parse(br#"{"token":"a"}"#).unwrap();
         let mut state = State::default();
         state.tokens.insert(Access::Pull, token());
-        assert!(state.valid(Access::Push).is_none());
+        assert!(state.valid(&Access::Push).is_none());
         state.tokens.insert(Access::Push, token());
         state.tokens.remove(&Access::Pull);
-        assert!(state.valid(Access::Pull).is_some());
+        assert!(state.valid(&Access::Pull).is_some());
+        let mount = |from: &str| Access::Mount(from.to_owned());
+        assert!(state.valid(&mount("b")).is_none());
+        state.tokens.clear();
+        state.tokens.insert(mount("b"), token());
+        assert!(state.valid(&mount("b")).is_some() && state.valid(&Access::Push).is_some());
+        assert!(state.valid(&mount("a")).is_none(), "it is for another repository");
     }
 
     #[test]
     fn the_scope_is_the_challenges_and_ours() {
         let authorizer = Authorizer::new("a/b", Arc::new(super::super::Anonymous));
         let service = Service { realm: String::new(), service: None, scopes: ["other".to_owned()].into() };
-        let scopes = |access| authorizer.scopes(&service, access).into_iter().collect::<Vec<_>>();
+        let scopes = |access| authorizer.scopes(&service, &access);
         assert_eq!(scopes(Access::Login), ["other"]);
-        assert_eq!(scopes(Access::Pull), ["other", "repository:a/b:pull"]);
-        assert_eq!(scopes(Access::Push), ["other", "repository:a/b:pull,push"]);
+        assert_eq!(scopes(Access::Pull), ["repository:a/b:pull", "other"]);
+        assert_eq!(scopes(Access::Push), ["repository:a/b:pull,push", "other"]);
+        let mount = scopes(Access::Mount("z".to_owned()));
+        assert_eq!(mount, ["repository:a/b:pull,push", "repository:z:pull", "other"]);
     }
 
     #[test]

@@ -197,17 +197,27 @@ impl Client {
         self.address.follow(response.url(), location)
     }
 
+    /// The address `kept`, which an earlier run was led to.
+    pub(super) async fn remembered(&self, kept: &str) -> Result<Url, Failure> {
+        Ok(self.address.follow(self.base().await?, kept)?)
+    }
+
+    /// Whether `url` is at the registry itself.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        self.base.get().is_some_and(|base| base.origin() == url.origin())
+    }
+
     /// Sends `call`, once more with fresh credentials if the registry wants other ones, and gives
     /// back whatever it answers then.
     pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Response, Failure> {
         let base = self.base().await?;
         let grant = |header: Option<HeaderValue>| header.map(|header| Grant { to: base.clone(), header });
-        let sent = self.authorizer.header(self, call.access).await?;
+        let sent = self.authorizer.header(self, &call.access).await?;
         let response = self.transmit(call, grant(sent.clone()).as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != base.origin() {
             return Ok(response);
         }
-        match self.authorizer.answer(self, call.access, response.headers(), sent.as_ref()).await? {
+        match self.authorizer.answer(self, &call.access, response.headers(), sent.as_ref()).await? {
             None => Ok(response),
             fresh => self.transmit(call, grant(fresh).as_ref()).await,
         }

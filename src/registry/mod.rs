@@ -17,6 +17,7 @@ mod manifests;
 mod outgoing;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,11 +32,12 @@ pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, MAX_MANIFEST_SIZE, Reference};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Unfinished, Verifier};
 use auth::{Access, Authorizer};
 use client::{Call, Client};
 use failure::Failure;
+pub use upload::Habits;
 use upload::Pace;
 
 /// How to speak to a registry.
@@ -71,6 +73,26 @@ impl Default for Options {
     }
 }
 
+/// What earlier runs learned of a registry. All of it are hints: none is believed before the registry says so.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// What it takes in uploads.
+    pub habits: Habits,
+    /// Repositories from which it may mount blobs, the likeliest first.
+    pub homes: Vec<Home>,
+    /// Uploads that did not come to their end.
+    pub unfinished: Option<Arc<dyn Unfinished>>,
+}
+
+/// A repository of a registry that was seen to hold blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Its path on the registry.
+    pub repository: String,
+    /// The blobs; `None` when it has all that are asked for.
+    pub blobs: Option<BTreeSet<Digest>>,
+}
+
 /// One repository on one registry; cheap to clone. Nothing is sent before the first request.
 #[derive(Clone)]
 pub struct Remote(Arc<Repository>);
@@ -79,6 +101,8 @@ struct Repository {
     client: Client,
     path: String,
     pace: Pace,
+    homes: Vec<Home>,
+    unfinished: Option<Arc<dyn Unfinished>>,
 }
 
 impl Remote {
@@ -87,9 +111,28 @@ impl Remote {
     /// # Errors
     /// [`ErrorKind::Usage`] when no registry is named, or [`Options::ca`] cannot be used.
     pub fn new(reference: &Reference, keychain: Arc<dyn Keychain>, options: &Options) -> Result<Self> {
+        Self::knowing(Known::default(), reference, keychain, options)
+    }
+
+    /// As [`Remote::new`], with what is `known` of the registry.
+    ///
+    /// # Errors
+    /// As [`Remote::new`].
+    pub fn knowing(
+        known: Known,
+        reference: &Reference,
+        keychain: Arc<dyn Keychain>,
+        options: &Options,
+    ) -> Result<Self> {
+        let Known { habits, homes, unfinished } = known;
         let path = reference.path().to_owned();
         let client = Client::new(reference.require_host()?, Authorizer::new(&path, keychain), options)?;
-        Ok(Self(Arc::new(Repository { client, path, pace: Pace::new(options.chunk) })))
+        Ok(Self(Arc::new(Repository { client, path, pace: Pace::new(options.chunk, habits), homes, unfinished })))
+    }
+
+    /// What is known of the registry's uploads by now, for the next run.
+    pub fn habits(&self) -> Habits {
+        self.0.pace.habits()
     }
 
     /// A reference to another repository has no place here.

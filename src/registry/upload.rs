@@ -2,12 +2,14 @@
 //! request is lost, the registry is asked whether it has the blob before any are sent again.
 //!
 //! A blob of one chunk goes with one PUT. A larger one goes in chunks, so that a connection that breaks
-//! costs one of them: how far the session is, is the registry's word and never assumed. A registry that
-//! takes no chunks gets the whole, and is not tried again.
+//! costs one of them: how far the session is, is the registry's word and never assumed. Where it goes on is
+//! kept, so that the next run does too when this one is killed. A registry that takes no chunks gets the
+//! whole, and is not tried again. What it has in another repository it is asked to mount first.
 //!
 //! OCI distribution-spec v1.1.1, "Pushing blobs":
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs>.
 
+mod bookmark;
 mod pace;
 mod session;
 
@@ -21,63 +23,125 @@ use super::failure::Failure;
 use super::outgoing::Part;
 use crate::error::Result;
 use crate::oci::Descriptor;
-use crate::storage::{Body, Pushed, Verifier};
+use crate::storage::{Body, Pushed, Upload, Verifier};
+use bookmark::Bookmark;
+pub use pace::Habits;
 pub(super) use pace::Pace;
-use session::{Patched, Session};
+use session::{Mounted, Patched, Session};
 
 impl Repository {
     /// Sends `body` as the blob `expected`.
     pub(super) async fn upload(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
         let sent_before = AtomicBool::new(false);
-        let outcome = self
-            .client
-            .persist(|| async {
-                if sent_before.load(Ordering::Relaxed) && self.is_present(expected).await? {
-                    return Ok(());
-                }
-                let mut session = self.begin().await?;
-                sent_before.store(true, Ordering::Relaxed);
-                let sent = match self.pace.chunk(session.shortest_chunk) {
-                    Some(chunk) if chunk < expected.size => self.send_in_chunks(&mut session, expected, body).await,
-                    _ => self.send_whole(&session, expected, body).await,
-                };
-                if sent.as_ref().is_err_and(|failure| !failure.may_pass()) {
-                    self.abandon(&session).await;
-                }
-                sent
-            })
-            .await;
+        let claim = || self.unfinished.as_ref()?.claim(&self.to_string(), &expected.digest);
+        let bookmark = Bookmark::new(self.pace.may_take_several(expected.size).then(claim).flatten());
+        let outcome = self.client.persist(|| self.attempt(expected, body, &bookmark, &sent_before)).await;
         match outcome {
             Err(failure) if failure.may_pass() && sent_before.into_inner() => {
                 if self.is_present(expected).await.unwrap_or(false) { Ok(Pushed::Stored) } else { Err(failure.into()) }
             }
-            outcome => Ok(outcome.map(|()| Pushed::Stored)?),
+            outcome => Ok(outcome?),
         }
+    }
+
+    async fn attempt(
+        &self,
+        expected: &Descriptor,
+        body: &dyn Body,
+        bookmark: &Bookmark,
+        sent_before: &AtomicBool,
+    ) -> Result<Pushed, Failure> {
+        if sent_before.load(Ordering::Relaxed) && self.is_present(expected).await? {
+            return Ok(Pushed::Stored);
+        }
+        let (mut session, done) = match self.resumed(expected, body, bookmark).await? {
+            Some(resumed) => resumed,
+            None => match self.mount(expected).await {
+                Some(Mounted::Blob) => return Ok(Pushed::Mounted),
+                Some(Mounted::Not(session)) => (session, Verifier::new(expected)),
+                None => (self.begin().await?, Verifier::new(expected)),
+            },
+        };
+        sent_before.store(true, Ordering::Relaxed);
+        let resumes = done.seen() > 0;
+        let sent = match self.pace.chunk(session.shortest_chunk) {
+            Some(chunk) if resumes || chunk < expected.size => {
+                self.send_in_chunks(&mut session, done, body, bookmark).await
+            }
+            _ => self.send_whole(&session, expected, body).await,
+        };
+        match sent {
+            Ok(()) => {
+                bookmark.forget();
+                Ok(Pushed::Stored)
+            }
+            Err(failure) if failure.may_pass() => Err(failure),
+            Err(failure) => {
+                bookmark.forget();
+                self.abandon(&session).await;
+                // What an earlier run left in it may not be what it should: without that it may go well.
+                let is_refused = failure.status().is_some_and(|status| status.is_client_error());
+                if resumes && is_refused { Err(failure.passes()) } else { Err(failure) }
+            }
+        }
+    }
+
+    /// The session that the bookmark is in, with the check of what the registry has of it.
+    async fn resumed(
+        &self,
+        expected: &Descriptor,
+        body: &dyn Body,
+        bookmark: &Bookmark,
+    ) -> Result<Option<(Session, Verifier)>, Failure> {
+        let Some(Upload { url, shortest_chunk, .. }) = bookmark.read() else { return Ok(None) };
+        if let Ok(url) = self.client.remembered(&url).await {
+            let mut session = Session { url, shortest_chunk };
+            match self.reached(&session).await {
+                // A session of more bytes than the blob has is not this blob's.
+                Ok(Some((url, reached))) if (1..=expected.size).contains(&reached) => {
+                    session.url = url;
+                    return Ok(Some((session, checked_up_to(reached, expected, body).await?)));
+                }
+                Ok(_) => {}
+                // If it is the registry that fails, another session would fare no better.
+                Err(failure) if self.client.is_own(&session.url) => return Err(failure),
+                Err(_) => {}
+            }
+        }
+        bookmark.forget();
+        Ok(None)
     }
 
     async fn send_whole(&self, session: &Session, expected: &Descriptor, body: &dyn Body) -> Result<(), Failure> {
         self.finish(session, expected, Some(&Part::whole(expected, body))).await
     }
 
-    /// Sends all chunks, and goes on where the registry is after one that failed. An error that may
-    /// pass calls for another session.
+    /// Sends all chunks behind those that are `done`, and goes on where the registry is after one that failed. An
+    /// error that may pass calls for another attempt.
     async fn send_in_chunks(
         &self,
         session: &mut Session,
-        expected: &Descriptor,
+        done: Verifier,
         body: &dyn Body,
+        bookmark: &Bookmark,
     ) -> Result<(), Failure> {
-        let mut verifier = Verifier::new(expected);
-        let (mut pauses, mut furthest) = (self.client.pauses().build(), 0);
+        let expected = done.expected().clone();
+        let mut verifier = done;
+        let (mut pauses, mut furthest) = (self.client.pauses().build(), verifier.seen());
         while verifier.seen() < expected.size {
             let before = verifier.seen();
             let Some(chunk) = self.pace.chunk(session.shortest_chunk) else {
+                bookmark.forget();
                 return Err(self.takes_no_chunks(session).await);
             };
+            bookmark.keep(session.kept(before));
             let part = Part::new(verifier.clone(), body, before.saturating_add(chunk).min(expected.size));
             let reached = match self.patch(session, before, &part).await {
                 Ok(Patched::Reached(reached)) => reached,
-                Ok(Patched::Refused) => return Err(self.takes_no_chunks(session).await),
+                Ok(Patched::Refused) => {
+                    bookmark.forget();
+                    return Err(self.takes_no_chunks(session).await);
+                }
                 Err(failure) if !failure.may_pass() => return Err(failure),
                 Err(failure) => {
                     let Some(pause) = pauses.next() else { return Err(failure) };
@@ -88,13 +152,16 @@ impl Repository {
                             session.url = url;
                             reached
                         }
-                        _ => return Err(failure),
+                        _ => {
+                            bookmark.forget();
+                            return Err(failure);
+                        }
                     }
                 }
             };
             verifier = match part.after() {
                 Some(after) if after.seen() == reached => after,
-                _ => checked_up_to(reached, expected, body).await?,
+                _ => checked_up_to(reached, &expected, body).await?,
             };
             // A registry that keeps losing what it took is not asked for ever.
             if reached > furthest {
@@ -102,7 +169,8 @@ impl Repository {
             }
         }
         verifier.finish()?;
-        self.finish(session, expected, None).await
+        bookmark.keep(session.kept(expected.size));
+        self.finish(session, &expected, None).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is remembered of uploads that did not come to their end.
 
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 
 use crate::oci::Digest;
@@ -20,7 +22,7 @@ pub struct Upload {
 
 /// Uploads that were begun and not finished, kept from one run to the next. None of it is needed: where it
 /// cannot be kept, an upload begins anew.
-pub trait Unfinished: Send + Sync {
+pub trait Unfinished: Send + Sync + Debug {
     /// The place of what is known about the upload of `digest` to `repository` (with its host), for the caller alone while
     /// it lives; `None` when another has it, or nothing can be kept.
     fn claim(&self, repository: &str, digest: &Digest) -> Option<Box<dyn Claim>>;

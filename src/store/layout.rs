@@ -115,9 +115,14 @@ impl Layout {
     /// Where what is remembered of uploads is; the directory comes with the first of them.
     pub(super) fn uploads(&self) -> Result<PathBuf> {
         let directory = self.root.join("uploads");
-        if !directory.is_dir() {
-            make_directory(&directory)?;
-        }
+        make_directory(&directory)?;
+        Ok(directory)
+    }
+
+    /// Where what is remembered of registries is; as [`Layout::uploads`].
+    pub(super) fn registries(&self) -> Result<PathBuf> {
+        let directory = self.root.join("registries");
+        make_directory(&directory)?;
         Ok(directory)
     }
 

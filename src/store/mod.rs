@@ -15,6 +15,7 @@ mod notes;
 mod place;
 mod read;
 mod refs;
+mod registries;
 mod stage;
 mod transfer;
 mod unfinished;
@@ -28,6 +29,7 @@ pub use gc::GcReport;
 pub use import::{Import, ImportReport};
 pub use place::Link;
 pub use read::{Damage, examine};
+pub use registries::{Published, Seen};
 pub use stage::StagedBlob;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -5,6 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The first chunk.
 const FIRST: u64 = 16 << 20;
 /// No chunk that a registry refuses is cut below this: smaller ones would cost more than they save.
@@ -16,10 +18,11 @@ const AIM: Duration = Duration::from_secs(10);
 
 /// What is known about chunks at one registry.
 #[derive(Debug)]
-pub(in super::super) struct Pace(Mutex<Known>);
+pub(in super::super) struct Pace(Mutex<Habits>);
 
-#[derive(Clone, Copy, Debug)]
-struct Known {
+/// What was seen of a registry's uploads, to be kept from one run to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Habits {
     /// The next chunk's length in bytes.
     next: u64,
     /// The longest that may be tried.
@@ -27,17 +30,35 @@ struct Known {
     takes_chunks: bool,
 }
 
+impl Default for Habits {
+    fn default() -> Self {
+        Self { next: FIRST, longest: LONGEST, takes_chunks: true }
+    }
+}
+
 impl Pace {
-    /// Nothing is known yet; `first` bytes are the first chunk.
-    pub(in super::super) fn new(first: Option<u64>) -> Self {
-        let next = first.unwrap_or(FIRST).max(2);
-        Self(Mutex::new(Known { next, longest: LONGEST.max(next), takes_chunks: true }))
+    /// Goes on from what is known; `first` bytes are the first chunk, if given.
+    pub(in super::super) fn new(first: Option<u64>, known: Habits) -> Self {
+        let longest = known.longest.clamp(1, LONGEST).max(first.unwrap_or_default());
+        // `0-0` is what registries say of an empty session: a chunk of one byte would look like none.
+        let next = first.unwrap_or(known.next).clamp(2, longest.max(2));
+        Self(Mutex::new(Habits { next, longest, ..known }))
+    }
+
+    /// What is known by now.
+    pub(in super::super) fn habits(&self) -> Habits {
+        self.known(|known| *known)
     }
 
     /// The length of the next chunk, of at least `shortest` bytes; `None` when the registry takes none.
     pub(super) fn chunk(&self, shortest: u64) -> Option<u64> {
         let known = self.known(|known| *known);
         (known.takes_chunks && shortest <= known.longest).then_some(known.next.max(shortest))
+    }
+
+    /// Whether a blob of `size` bytes may go, or once have gone, in more than one chunk.
+    pub(super) fn may_take_several(&self, size: u64) -> bool {
+        self.known(|known| known.takes_chunks && size > known.next.min(FIRST))
     }
 
     /// A chunk of `length` bytes was taken in `time`.
@@ -74,7 +95,7 @@ impl Pace {
         self.known(|known| known.takes_chunks = false);
     }
 
-    fn known<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+    fn known<T>(&self, change: impl FnOnce(&mut Habits) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -85,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_chunk_grows_with_the_line_and_shrinks_with_it() {
-        let pace = Pace::new(None);
+        let pace = Pace::new(None, Habits::default());
         assert_eq!(pace.chunk(0), Some(16 << 20));
         pace.took(16 << 20, Duration::from_millis(100));
         assert_eq!(pace.chunk(0), Some(32 << 20));
@@ -102,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_length_that_was_refused_is_not_tried_again() {
-        let pace = Pace::new(None);
+        let pace = Pace::new(None, Habits::default());
         assert!(pace.too_long(16 << 20));
         assert_eq!(pace.chunk(0), Some(4 << 20));
         for _ in 0..5 {
@@ -112,9 +133,18 @@ mod tests {
         // Nor when a longer one, on its way since before that, is refused after it.
         assert!(pace.too_long(256 << 20));
         assert_eq!(pace.chunk(16 << 20), None);
-        assert!(!Pace::new(None).too_long(2 << 20));
+        assert!(!Pace::new(None, Habits::default()).too_long(2 << 20));
         assert_eq!(pace.chunk(1 << 30), None);
         pace.takes_none();
         assert_eq!(pace.chunk(0), None);
+        assert_eq!(Pace::new(None, pace.habits()).chunk(0), None, "the next run has learned it too");
+    }
+
+    #[test]
+    fn what_was_kept_is_not_believed_beyond_reason() {
+        for (next, longest, expected) in [(0, 0, 2), (u64::MAX, u64::MAX, LONGEST), (1 << 20, 100, 100)] {
+            let pace = Pace::new(None, Habits { next, longest, takes_chunks: true });
+            assert_eq!(pace.chunk(0), Some(expected));
+        }
     }
 }

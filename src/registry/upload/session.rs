@@ -7,14 +7,15 @@ use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, LOCA
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::timeout;
 
-use super::super::Repository;
 use super::super::address::with_digest;
 use super::super::auth::Access;
 use super::super::client::Call;
 use super::super::failure::Failure;
 use super::super::outgoing::Part;
+use super::super::{Home, Repository};
 use crate::error::{Error, ErrorKind};
 use crate::oci::Descriptor;
+use crate::storage::Upload;
 
 /// The least that all chunks but the last must have, in the answer that opens a session: OCI distribution-spec
 /// v1.1.1, "Pushing a blob in chunks".
@@ -29,6 +30,21 @@ pub(super) struct Session {
     pub(super) url: Url,
     /// The least that a chunk must have, in bytes.
     pub(super) shortest_chunk: u64,
+}
+
+impl Session {
+    /// What is kept of it when the registry has `reached` bytes.
+    pub(super) fn kept(&self, reached: u64) -> Upload {
+        Upload { url: self.url.to_string(), reached, shortest_chunk: self.shortest_chunk }
+    }
+}
+
+/// What became of the wish to mount a blob.
+pub(super) enum Mounted {
+    /// It is there.
+    Blob,
+    /// It has to be sent.
+    Not(Session),
 }
 
 /// What became of a chunk.
@@ -47,8 +63,30 @@ impl Repository {
         if response.status() != StatusCode::ACCEPTED {
             return Err(self.client.refused(&call, response).await);
         }
+        self.opened(&response)
+    }
+
+    /// Asks the registry to take `expected` from another of its repositories: OCI distribution-spec v1.1.1,
+    /// "Mounting a blob from another repository". `None` when it was not asked, or does not hear of it.
+    pub(super) async fn mount(&self, expected: &Descriptor) -> Option<Mounted> {
+        let has = |home: &&Home| home.blobs.as_ref().is_none_or(|blobs| blobs.contains(&expected.digest));
+        let home = self.homes.iter().filter(|home| home.repository != self.path).find(has)?;
+        let mut url = self.url("blobs/uploads/").await.ok()?;
+        let digest = expected.digest.to_string();
+        url.query_pairs_mut().append_pair("mount", &digest).append_pair("from", &home.repository);
+        let call = Call::new(Method::POST, url, Access::Mount(home.repository.clone()));
+        let response = self.client.exchange(&call).await.ok()?;
+        match response.status() {
+            StatusCode::CREATED => Some(Mounted::Blob),
+            // An ordinary session, which would be lost if it were not used.
+            StatusCode::ACCEPTED => self.opened(&response).ok().map(Mounted::Not),
+            _ => None,
+        }
+    }
+
+    fn opened(&self, response: &Response) -> Result<Session, Failure> {
         let shortest = response.headers().get(CHUNK_MIN_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Session { url: self.client.location(&response)?, shortest_chunk: shortest.unwrap_or(0) })
+        Ok(Session { url: self.client.location(response)?, shortest_chunk: shortest.unwrap_or(0) })
     }
 
     /// Sends the chunk `part`, whose first byte is at `offset`.
