@@ -121,6 +121,30 @@ fn what_was_pushed_can_be_pulled_with_the_same_digest() {
 }
 
 #[test]
+fn what_the_registry_has_in_another_repository_is_mounted() {
+    let registry = Fixture::start();
+    let (first, second, third) = ("one/demo", "two/demo", "three/demo");
+    let place = Place::with_model();
+    place.kiln(&format!("push demo:int4 {}/{first}", registry.host())).expect(0);
+    registry.clear_requests();
+    assert_snapshot!(place.kiln(&format!("push demo:int4 {}/{second}", registry.host())), @r"
+    exit: 0
+    --- stdout ---
+    pushed demo:int4 to 127.0.0.1:[PORT]/two/demo:latest sha256:[DIGEST] (sent 0 of 22 layers and config, [SIZE]; 0 already there, 22 mounted)
+    --- stderr ---
+    push: 22 blobs, [SIZE]
+    ");
+    place.kiln(&format!("copy {0}/{second} {0}/{third}", registry.host())).expect(0);
+    let posts = registry.requests().into_iter().filter(|request| request.method == "POST").count();
+    assert_eq!(posts, 2 * 22, "one request for each blob, and no session");
+    assert_eq!((registry.blobs(first), registry.blobs(first)), (registry.blobs(second), registry.blobs(third)));
+    // A store that never was there knows nothing of it, and another one that pulled does.
+    place.kiln(&format!("pull {}/{first} demo:int4 --store other", registry.host())).expect(0);
+    let pushed = place.kiln(&format!("push demo:int4 {}/four --store other --json", registry.host()));
+    assert_eq!(pushed.expect(0).last_object()["blobs_mounted"], 22);
+}
+
+#[test]
 fn only_what_differs_is_moved() {
     let registry = Fixture::start();
     let remote = format!("{}/demo", registry.host());
