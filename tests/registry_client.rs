@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -272,16 +273,15 @@ impl Fetch for Shelf {
         Ok(self.blobs.lock().unwrap().contains_key(&target.digest))
     }
 
-    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+    async fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> Result<Option<ByteStream>> {
         let blob = self.blobs.lock().unwrap().get(&target.digest).cloned();
-        let from = usize::try_from(from).unwrap();
-        Ok(blob.map(|blob| Box::pin(stream::iter([Ok(blob.slice(from..))])) as ByteStream))
+        Ok(blob.map(|blob| Box::pin(stream::iter([Ok(section(&blob, &bytes))])) as ByteStream))
     }
 }
 
 impl Push for Shelf {
     async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
-        let bytes = collect(body.open(0).await?).await?;
+        let bytes = collect(body.open(0..expected.size).await?).await?;
         let mut verifier = Verifier::new(expected);
         verifier.update(&bytes)?;
         verifier.finish()?;
@@ -305,10 +305,16 @@ impl Refs for Shelf {
 struct Content(Bytes);
 
 impl Body for Content {
-    fn open(&self, from: u64) -> futures_util::future::BoxFuture<'_, Result<ByteStream>> {
-        let rest = self.0.slice(usize::try_from(from).unwrap()..);
-        Box::pin(async move { Ok(Box::pin(stream::iter([Ok(rest)])) as ByteStream) })
+    fn open(&self, bytes: Range<u64>) -> futures_util::future::BoxFuture<'_, Result<ByteStream>> {
+        let part = section(&self.0, &bytes);
+        Box::pin(async move { Ok(Box::pin(stream::iter([Ok(part)])) as ByteStream) })
     }
+}
+
+/// The `bytes` of `content`, as far as it has them.
+fn section(content: &Bytes, bytes: &Range<u64>) -> Bytes {
+    let within = |offset: u64| usize::try_from(offset).unwrap().min(content.len());
+    content.slice(within(bytes.start)..within(bytes.end))
 }
 
 async fn collect(mut bytes: ByteStream) -> Result<Bytes> {
@@ -363,7 +369,11 @@ async fn pull(registry: &Registry, remote: &Remote, shelf: &Shelf) -> Result<Cop
 }
 
 async fn fetch(remote: &Remote, target: &Descriptor, from: u64) -> Result<Bytes> {
-    within(async { collect(remote.fetch(target, from).await?.expect("the blob is there")).await }).await
+    fetch_range(remote, target, from..target.size).await
+}
+
+async fn fetch_range(remote: &Remote, target: &Descriptor, bytes: Range<u64>) -> Result<Bytes> {
+    within(async { collect(remote.fetch(target, bytes).await?.expect("the blob is there")).await }).await
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -610,7 +620,7 @@ async fn a_blob_of_another_length_is_refused_before_it_is_read() {
         let registry = Registry::faithful().await;
         let target = registry.keep(&b"small"[..]);
         registry.blobs.lock().unwrap().insert(target.digest.to_string(), content.into());
-        let opened = within(registry.remote().fetch(&target, 0)).await;
+        let opened = within(registry.remote().fetch(&target, 0..target.size)).await;
         assert_eq!(opened.err().map(|error| error.kind()), Some(ErrorKind::Corrupt), "{content}");
         assert!(!within(registry.remote().exists(&target)).await.unwrap());
     }
@@ -634,6 +644,31 @@ async fn a_blob_of_unknown_length_ends_where_it_should() {
 }
 
 #[tokio::test]
+async fn no_more_than_a_range_is_asked_for_and_given() {
+    for ranges in [true, false] {
+        let registry = Registry::start(move |seen, _| {
+            let ignored = !ranges && seen.is(Method::GET, "/blobs/");
+            ignored.then(|| Twist::Answer(b"small".as_slice().into_response()))
+        })
+        .await;
+        let target = registry.keep(&b"small"[..]);
+        let remote = registry.remote();
+        for (bytes, asked, expected) in [
+            (0..5, "", "small"),
+            (0..2, "bytes=0-1", "sm"),
+            (1..4, "bytes=1-3", "mal"),
+            (2..5, "bytes=2-4", "all"),
+            (3..3, "none", ""),
+        ] {
+            let before = registry.seen(Method::GET, "/blobs/").len();
+            assert_eq!(fetch_range(&remote, &target, bytes.clone()).await.unwrap(), expected, "{bytes:?}, {ranges}");
+            let requests = registry.seen(Method::GET, "/blobs/");
+            assert_eq!(requests.get(before).map_or("none", |seen| seen.header(RANGE)), asked, "{bytes:?}, {ranges}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_offset_of_a_blob_can_be_opened() {
     let registry = Registry::faithful().await;
     let (target, empty) = (registry.keep(&b"small"[..]), registry.keep(&b""[..]));
@@ -642,9 +677,9 @@ async fn every_offset_of_a_blob_can_be_opened() {
         assert_eq!(fetch(&remote, &target, from).await.unwrap(), &b"small"[usize::try_from(from).unwrap()..]);
     }
     assert_eq!(fetch(&remote, &empty, 0).await.unwrap(), "");
-    assert!(within(remote.fetch(&target, 6)).await.is_err());
+    assert!(within(remote.fetch(&target, 6..6)).await.is_err());
     let absent = Descriptor::of(MediaType::OLLAMA_TENSOR, b"absent");
-    assert!(within(remote.fetch(&absent, 0)).await.unwrap().is_none());
+    assert!(within(remote.fetch(&absent, 0..6)).await.unwrap().is_none());
     assert!(!within(remote.exists(&absent)).await.unwrap());
 }
 
@@ -680,7 +715,7 @@ async fn a_circle_of_redirects_ends() {
     })
     .await;
     let target = Descriptor::of(MediaType::OLLAMA_TENSOR, b"small");
-    let error = within(registry.remote().fetch(&target, 0)).await.err().unwrap();
+    let error = within(registry.remote().fetch(&target, 0..target.size)).await.err().unwrap();
     assert!(error.to_string().starts_with("More than 5 redirects"), "{error}");
     assert_eq!(registry.seen(Method::GET, "/blobs/").len(), 6);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this file is a test")]
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Content(Bytes);
 
 impl Body for Content {
-    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
-        let rest = self.0.slice(from as usize..);
+    fn open(&self, part: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        let rest = self.0.slice(part.start as usize..part.end as usize);
         let pieces: Vec<_> = rest.chunks(7000).map(|piece| Ok(rest.slice_ref(piece))).collect();
         Box::pin(async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) })
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +42,7 @@ struct Restless {
 }
 
 impl Body for Restless {
-    fn open(&self, _from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+    fn open(&self, _bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
         let chunks = stream::repeat_with(|| Ok(Bytes::from(vec![1; 1 << 16])));
         let body: ByteStream = match self.stalls_after {
             Some(count) => chunks.take(count).chain(stream::pending()).boxed(),
@@ -98,7 +99,7 @@ async fn a_push_heals_what_has_another_size() {
     let target = Descriptor::of(MediaType::KILN_FILE, &bytes);
     fs::write(store.blob_path(&target.digest), &bytes[1..]).unwrap();
     assert!(!store.exists(&target).await.unwrap());
-    assert_eq!(store.fetch(&target, 0).await.err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+    assert_eq!(store.fetch(&target, 0..target.size).await.err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
     assert_eq!(store.push(&target, &bytes).await.unwrap(), Pushed::Stored);
     assert_eq!(Digest::of(&fs::read(store.blob_path(&target.digest)).unwrap()), target.digest);
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this file is a test")]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ const REPOSITORY: &str = "team/model";
 struct Content(Bytes);
 
 impl Body for Content {
-    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
-        let rest = self.0.slice(from as usize..);
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        let rest = self.0.slice(bytes.start as usize..bytes.end as usize);
         let pieces: Vec<_> = rest.chunks(7000).map(|piece| Ok(rest.slice_ref(piece))).collect();
         Box::pin(async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) })
     }

@@ -19,6 +19,7 @@ mod upload;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub use docker_config::DockerConfig;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Unfinished, Verifier};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Unfinished, Verifier, require_within};
 use auth::{Access, Authorizer};
 use client::{Call, Client};
 use failure::Failure;
@@ -200,14 +201,13 @@ impl Fetch for Remote {
         Ok(self.0.client.persist(|| self.0.is_present(target)).await?)
     }
 
-    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+    async fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> Result<Option<ByteStream>> {
+        require_within(target, &bytes)?;
         if !target.media_type.is_manifest_or_index() {
-            return self.0.download(target, from).await;
+            return self.0.download(target, bytes).await;
         }
-        let Some((_, mut bytes)) = self.0.manifest(&target.digest.to_string()).await? else { return Ok(None) };
-        // An offset past the end leaves nothing.
-        let rest = bytes.split_off(usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len()));
-        Ok(Some(Box::pin(futures_util::stream::iter([Ok(rest)]))))
+        let Some((_, manifest)) = self.0.manifest(&target.digest.to_string()).await? else { return Ok(None) };
+        manifest.open(bytes).await.map(Some)
     }
 }
 
@@ -218,7 +218,7 @@ impl Push for Remote {
         }
         let mut verifier = Verifier::new(expected);
         let mut bytes = BytesMut::new();
-        let mut source = body.open(0).await?;
+        let mut source = body.open(0..expected.size).await?;
         while let Some(chunk) = source.try_next().await? {
             verifier.update(&chunk)?;
             if verifier.seen() > MAX_MANIFEST_SIZE {

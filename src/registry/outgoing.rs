@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, sleep_until};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
 use crate::storage::{Body, ByteStream, Verifier};
 
@@ -87,33 +87,17 @@ impl<'a> Part<'a> {
 
     /// Opens it to be sent, from its first byte.
     pub(super) async fn open(&self) -> Result<Outgoing> {
-        let (start, end) = (self.before.seen(), self.end);
-        let is_last = end == self.before.expected().size;
-        let source = self.body.open(start).await?;
+        let source = self.body.open(self.before.seen()..self.end).await?;
         self.watch.view(|view| (view.fault, view.after) = (None, None));
         self.watch.enter(Stage::Sending);
         Ok(Outgoing {
-            // What comes behind a blob's last byte is for the check to find.
-            source: if is_last { source } else { limited(source, end - start) },
+            source,
             verifier: Some(self.before.clone()),
-            end,
+            end: self.end,
             held: Bytes::new(),
             watch: self.watch.clone(),
         })
     }
-}
-
-/// The first `length` bytes of `source`.
-fn limited(source: ByteStream, length: u64) -> ByteStream {
-    Box::pin(stream::try_unfold((source, length), |(mut source, left)| async move {
-        if left == 0 {
-            return Ok(None);
-        }
-        let Some(mut chunk) = source.next().await.transpose()? else { return Ok(None) };
-        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        let left = left - chunk.len() as u64;
-        Ok(Some((chunk, (source, left))))
-    }))
 }
 
 impl Outgoing {
@@ -145,6 +129,10 @@ impl Outgoing {
                 Some(chunk) if chunk.is_empty() => {}
                 Some(chunk) => {
                     verifier.update(&chunk)?;
+                    if verifier.seen() > self.end {
+                        let message = format!("More bytes were read than those up to {}", self.end);
+                        return Err(Error::new(ErrorKind::Unexpected, message));
+                    }
                     let ready = std::mem::replace(&mut self.held, chunk);
                     if !ready.is_empty() {
                         self.watch.enter(Stage::Sending);
@@ -203,6 +191,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use futures_util::future::BoxFuture;
 
     use super::*;
@@ -211,7 +201,7 @@ mod tests {
     struct Chunks(Vec<&'static [u8]>);
 
     impl Body for Chunks {
-        fn open(&self, _from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+        fn open(&self, _bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
             let chunks: Vec<_> = self.0.iter().map(|chunk| Ok(Bytes::from_static(chunk))).collect();
             Box::pin(async move { Ok(Box::pin(stream::iter(chunks)) as ByteStream) })
         }
@@ -231,7 +221,7 @@ mod tests {
     async fn parts_are_checked_as_one_blob() {
         for (content, is_sound) in [(&b"weights"[..], true), (b"wXights", false), (b"weightz", false)] {
             let expected = Descriptor::of(MediaType::KILN_FILE, b"weights");
-            let first = Chunks(vec![&content[..2], &content[2..]]);
+            let first = Chunks(vec![&content[..2], &content[2..4]]);
             let first = Part::new(Verifier::new(&expected), &first, 4);
             assert_eq!(pieces(&first).await.0, content[..4]);
             let before = first.after().unwrap();
@@ -239,6 +229,15 @@ mod tests {
             let (bytes, fault) = pieces(&Part::new(before, &last, 7)).await;
             assert_eq!((bytes == content[4..], fault.is_none()), (is_sound, is_sound), "{content:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_part_ends_where_it_was_asked_to() {
+        let body = Chunks(vec![b"we", b"igh"]);
+        let part = Part::new(Verifier::new(&Descriptor::of(MediaType::KILN_FILE, b"weights")), &body, 4);
+        let (bytes, fault) = pieces(&part).await;
+        assert!(bytes.len() <= 4 && part.after().is_none(), "{bytes:?}");
+        assert_eq!(fault.unwrap().kind(), ErrorKind::Unexpected);
     }
 
     #[tokio::test]

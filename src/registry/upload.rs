@@ -180,15 +180,13 @@ async fn checked_up_to(offset: u64, expected: &Descriptor, body: &dyn Body) -> R
     if offset == 0 {
         return Ok(verifier);
     }
-    let mut chunks = body.open(0).await?;
+    let mut chunks = body.open(0..offset).await?;
     while let Some(chunk) = chunks.try_next().await? {
-        let left = usize::try_from(offset - verifier.seen()).unwrap_or(usize::MAX);
-        verifier.update(&chunk[..chunk.len().min(left)])?;
-        if verifier.seen() == offset {
-            return Ok(verifier);
-        }
+        verifier.update(&chunk)?;
     }
-    // A source that is shorter than its descriptor says.
-    verifier.clone().finish()?;
+    if verifier.seen() != offset {
+        // A source that is shorter than its descriptor says.
+        verifier.clone().finish()?;
+    }
     Ok(verifier)
 }

@@ -1,5 +1,4 @@
-//! Bytes on their way through the server, a chunk at a time: the bodies of requests, and parts of
-//! replies.
+//! Bytes on their way into the server, a chunk at a time: the bodies of requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,20 +49,6 @@ impl Arriving {
     }
 }
 
-/// The first `length` bytes of `stream`; nothing is read after them.
-pub(super) fn first(stream: ByteStream, length: u64) -> ByteStream {
-    stream::try_unfold((stream, length), |(mut stream, left)| async move {
-        if left == 0 {
-            return Ok(None);
-        }
-        let Some(mut bytes) = stream.next().await.transpose()? else { return Ok(None) };
-        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        let left = left - bytes.len() as u64;
-        Ok(Some((bytes, (stream, left))))
-    })
-    .boxed()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,14 +60,6 @@ mod tests {
             all.extend_from_slice(&bytes.unwrap());
         }
         all
-    }
-
-    #[tokio::test]
-    async fn the_first_bytes_end_where_they_should() {
-        for (length, expected) in [(0, ""), (2, "ab"), (3, "abc"), (4, "abcd"), (9, "abcdef")] {
-            let parts = ["abc", "def"].map(|part| Ok(Bytes::from(part)));
-            assert_eq!(read(first(stream::iter(parts).boxed(), length)).await, expected.as_bytes());
-        }
     }
 
     #[tokio::test]

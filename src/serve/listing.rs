@@ -152,7 +152,7 @@ impl<S: Served> Exchange<'_, S> {
         if target.size > MAX_MANIFEST_SIZE {
             return Ok(None);
         }
-        let Ok(Some(mut stream)) = self.server.store.fetch(target, 0).await else { return Ok(None) };
+        let Ok(Some(mut stream)) = self.server.store.fetch(target, 0..target.size).await else { return Ok(None) };
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await.transpose()? {
             bytes.extend_from_slice(&chunk);

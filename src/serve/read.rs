@@ -5,7 +5,6 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use axum::http::{HeaderValue, Method, StatusCode};
 use futures_util::TryStreamExt as _;
 
-use super::content::first;
 use super::refusal::{Code, Refusal};
 use super::route::Part;
 use super::{Answer, DOCKER_CONTENT_DIGEST, Exchange, OCTETS, Served, digest_value, reply, value};
@@ -44,9 +43,9 @@ impl<S: Served> Exchange<'_, S> {
         }
         if self.parts.method == Method::GET {
             let target = Descriptor::new(MediaType::KILN_FILE, *digest, size);
-            let stream = self.server.store.fetch(&target, start).await?.ok_or_else(unknown)?;
+            let stream = self.server.store.fetch(&target, start..start + length).await?.ok_or_else(unknown)?;
             let (progress, digest) = (self.server.options.progress.clone(), *digest);
-            let noted = first(stream, length).inspect_err(move |error| {
+            let noted = stream.inspect_err(move |error| {
                 progress.note(format!("Sending `{digest}` broke off: {}", error.chain()));
             });
             *response.body_mut() = Body::from_stream(noted);

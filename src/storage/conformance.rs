@@ -4,6 +4,8 @@
 //! A place is given empty, and every law uses content of its own. Every function fails with
 //! [`ErrorKind::Unexpected`] and a sentence that begins with "But", or with the place's own error.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, future, stream};
@@ -19,7 +21,7 @@ use crate::oci::{Algorithm, Descriptor, Digest, Index, Manifest, MediaType, Refe
 /// [`ErrorKind::Unexpected`] naming the broken law, caused by what happened instead.
 pub async fn uphold<T: Push + Refs>(place: &T, repository: &str) -> Result<()> {
     named("what was pushed is there", what_was_pushed_is_there(place).await)?;
-    named("content is read from any offset", content_is_read_from_any_offset(place).await)?;
+    named("content is read in any range", content_is_read_in_any_range(place).await)?;
     named("empty content is content", empty_content_is_content(place).await)?;
     named("pushing again changes nothing", pushing_again_changes_nothing(place).await)?;
     named("other bytes are corrupt and leave nothing", other_bytes_leave_nothing(place).await)?;
@@ -53,19 +55,24 @@ fn named(law: &str, outcome: Result<()>) -> Result<()> {
 pub async fn what_was_pushed_is_there<T: Push>(place: &T) -> Result<()> {
     let (target, bytes) = content("pushed");
     ensure(!place.exists(&target).await?, "it exists before the push")?;
-    ensure(place.fetch(&target, 0).await?.is_none(), "it can be fetched before the push")?;
+    ensure(place.fetch(&target, 0..target.size).await?.is_none(), "it can be fetched before the push")?;
     ensure(place.push(&target, &bytes).await? == Pushed::Stored, "the push did not store it")?;
     ensure(place.exists(&target).await?, "it does not exist after the push")?;
-    ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes after the push")
+    ensure(read(place, &target, 0..target.size).await? == Some(bytes), "it has other bytes after the push")
 }
 
-/// A fetch from an offset gives the rest.
-pub async fn content_is_read_from_any_offset<T: Push>(place: &T) -> Result<()> {
-    let (target, bytes) = content("offset");
+/// A fetch of a range gives its bytes and no more; of one that is not all in the content, an error.
+pub async fn content_is_read_in_any_range<T: Push>(place: &T) -> Result<()> {
+    let (target, bytes) = content("range");
     place.push(&target, &bytes).await?;
-    for from in [0, 1, target.size / 2, target.size - 1] {
-        let rest = bytes.slice(usize::try_from(from).unwrap_or_default()..);
-        ensure(read(place, &target, from).await? == Some(rest), &format!("other bytes from offset {from}"))?;
+    let size = target.size;
+    for range in [0..size, 0..1, 1..2, 7..7, 1..size, size / 2..size, size / 3..size / 2, size - 1..size, size..size] {
+        let part = section(&bytes, &range);
+        ensure(read(place, &target, range.clone()).await? == Some(part), &format!("other bytes in {range:?}"))?;
+    }
+    for range in [0..size + 1, size..size + 1, size + 1..size + 1] {
+        let outcome = place.fetch(&target, range.clone()).await.err().map(|error| error.kind());
+        ensure(outcome == Some(ErrorKind::Unexpected), &format!("{range:?} is not refused but {outcome:?}"))?;
     }
     Ok(())
 }
@@ -75,7 +82,7 @@ pub async fn empty_content_is_content<T: Push>(place: &T) -> Result<()> {
     let target = Descriptor::of(MediaType::KILN_FILE, b"");
     place.push(&target, &Bytes::new()).await?;
     ensure(place.exists(&target).await?, "it does not exist")?;
-    ensure(read(place, &target, 0).await? == Some(Bytes::new()), "it cannot be read")
+    ensure(read(place, &target, 0..0).await? == Some(Bytes::new()), "it cannot be read")
 }
 
 /// The second push of the same content leaves it as it is. A store, which reads what it has, says that it
@@ -85,7 +92,7 @@ pub async fn pushing_again_changes_nothing<T: Push>(place: &T) -> Result<()> {
     place.push(&target, &bytes).await?;
     let again = place.push(&target, &bytes).await?;
     ensure(matches!(again, Pushed::AlreadyPresent | Pushed::Stored), &format!("it was {again:?}"))?;
-    ensure(read(place, &target, 0).await? == Some(bytes), "its bytes changed")
+    ensure(read(place, &target, 0..target.size).await? == Some(bytes), "its bytes changed")
 }
 
 /// Bytes that are fewer, more or others than promised are corrupt, and are not there afterwards.
@@ -95,7 +102,7 @@ pub async fn other_bytes_leave_nothing<T: Push>(place: &T) -> Result<()> {
     let long = Bytes::from([&bytes[..], b"x"].concat());
     let other = Bytes::from(vec![b'x'; bytes.len()]);
     for (what, wrong) in [("short", &short), ("long", &long), ("other", &other), ("no", &Bytes::new())] {
-        match place.push(&target, wrong).await {
+        match place.push(&target, &Unbounded(wrong.clone())).await {
             Ok(_) => ensure(false, &format!("{what} bytes were taken"))?,
             Err(cause) if cause.kind() == ErrorKind::Corrupt => {}
             Err(cause) => {
@@ -128,7 +135,7 @@ pub async fn a_failed_push_can_be_repeated<T: Push>(place: &T) -> Result<()> {
     let (target, bytes) = content("repeated");
     ensure(place.push(&target, &bytes.slice(1..)).await.is_err(), "short bytes were taken")?;
     ensure(place.push(&target, &bytes).await? == Pushed::Stored, "the right bytes were not stored")?;
-    ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes")
+    ensure(read(place, &target, 0..target.size).await? == Some(bytes), "it has other bytes")
 }
 
 /// A name nobody gave is `None`, not an error.
@@ -201,7 +208,7 @@ pub async fn what_was_staged_is_there<T: Catalog + Push + Stage>(place: &T) -> R
         ensure(place.size_of(&target.digest).await?.is_none(), "it is there before its end")?;
         staged.commit(&target.digest).await?;
         ensure(place.size_of(&target.digest).await? == Some(target.size), "it is not there after its end")?;
-        ensure(read(place, &target, 0).await? == Some(bytes), "it has other bytes")?;
+        ensure(read(place, &target, 0..target.size).await? == Some(bytes), "it has other bytes")?;
     }
     let empty = Digest::of(b"");
     place.stage().await?.commit(&empty).await?;
@@ -302,7 +309,7 @@ fn ensure(holds: bool, otherwise: &str) -> Result<()> {
 
 async fn absent<T: Push>(place: &T, target: &Descriptor, what: &str) -> Result<()> {
     ensure(!place.exists(target).await?, &format!("it exists after {what} bytes"))?;
-    ensure(place.fetch(target, 0).await?.is_none(), &format!("it can be fetched after {what} bytes"))
+    ensure(place.fetch(target, 0..target.size).await?.is_none(), &format!("it can be fetched after {what} bytes"))
 }
 
 async fn resolves_to<T: Refs>(place: &T, reference: &Reference, target: &Descriptor, manifest: &Bytes) -> Result<()> {
@@ -313,8 +320,8 @@ async fn resolves_to<T: Refs>(place: &T, reference: &Reference, target: &Descrip
     ensure(bytes == *manifest, &format!("`{reference}` has other bytes"))
 }
 
-async fn read<T: Push>(place: &T, target: &Descriptor, from: u64) -> Result<Option<Bytes>> {
-    let Some(mut stream) = place.fetch(target, from).await? else { return Ok(None) };
+async fn read<T: Push>(place: &T, target: &Descriptor, range: Range<u64>) -> Result<Option<Bytes>> {
+    let Some(mut stream) = place.fetch(target, range).await? else { return Ok(None) };
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await.transpose()? {
         bytes.extend_from_slice(&chunk);
@@ -360,16 +367,31 @@ struct Failing {
 }
 
 impl Body for Failing {
-    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
+    fn open(&self, range: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
         let failure = || Error::new(ErrorKind::Input, "The body failed");
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
         let opened = match self.good {
             None => Err(failure()),
             Some(good) => {
-                let bytes = self.bytes.slice(from.min(good)..good);
+                let bytes = section(&self.bytes.slice(..good), &range);
                 Ok(stream::iter([Ok(bytes), Err(failure())]).boxed())
             }
         };
         future::ready(opened).boxed()
     }
+}
+
+/// A body that gives all it has from an offset on, wherever it was asked to end.
+struct Unbounded(Bytes);
+
+impl Body for Unbounded {
+    fn open(&self, range: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        let rest = section(&self.0, &(range.start..u64::MAX));
+        future::ready(Ok(stream::iter([Ok(rest)]).boxed())).boxed()
+    }
+}
+
+/// The part of `bytes` that is in `range`.
+fn section(bytes: &Bytes, range: &Range<u64>) -> Bytes {
+    let within = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(within(range.start)..within(range.end))
 }

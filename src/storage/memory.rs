@@ -2,13 +2,16 @@
 //! too small to need a disk. It keeps what it is given only after it verified it, as every other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, future, stream};
 
-use super::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Removal, Remove, Stage, Staged, Verifier};
+use super::{
+    Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Removal, Remove, Stage, Staged, Verifier, require_within,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Document, MediaType, Reference};
 
@@ -69,8 +72,9 @@ impl Fetch for Memory {
         Ok(self.get(&target.digest).is_some_and(|bytes| bytes.len() as u64 == target.size))
     }
 
-    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
-        self.get(&target.digest).map(|bytes| tail(&bytes, from)).transpose()
+    async fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> Result<Option<ByteStream>> {
+        require_within(target, &bytes)?;
+        self.get(&target.digest).map(|content| section(&content, bytes)).transpose()
     }
 }
 
@@ -80,7 +84,7 @@ impl Push for Memory {
             return Ok(Pushed::AlreadyPresent);
         }
         let (mut verifier, mut bytes) = (Verifier::new(expected), BytesMut::new());
-        let mut stream = body.open(0).await?;
+        let mut stream = body.open(0..expected.size).await?;
         while let Some(chunk) = stream.next().await.transpose()? {
             verifier.update(&chunk)?;
             bytes.extend_from_slice(&chunk);
@@ -188,16 +192,17 @@ impl Remove for Memory {
 }
 
 impl Body for Bytes {
-    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>> {
-        future::ready(tail(self, from)).boxed()
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        future::ready(section(self, bytes)).boxed()
     }
 }
 
-/// The bytes from offset `from` on.
-fn tail(bytes: &Bytes, from: u64) -> Result<ByteStream> {
-    let Some(start) = usize::try_from(from).ok().filter(|start| *start <= bytes.len()) else {
-        return Err(Error::new(ErrorKind::Unexpected, format!("The content ends before byte {from}")));
+/// The `bytes` of `content`, as far as it has them.
+fn section(content: &Bytes, bytes: Range<u64>) -> Result<ByteStream> {
+    let end = usize::try_from(bytes.end).unwrap_or(usize::MAX).min(content.len());
+    let Some(start) = usize::try_from(bytes.start).ok().filter(|start| *start <= end) else {
+        return Err(Error::new(ErrorKind::Unexpected, format!("The content ends before byte {}", bytes.start)));
     };
-    let rest = bytes.slice(start..);
-    Ok(stream::iter((!rest.is_empty()).then_some(Ok(rest))).boxed())
+    let section = content.slice(start..end);
+    Ok(stream::iter((!section.is_empty()).then_some(Ok(section))).boxed())
 }

@@ -8,6 +8,7 @@ mod unfinished;
 mod verify;
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -18,16 +19,16 @@ pub use memory::Memory;
 pub use unfinished::{Claim, Unfinished, Upload};
 pub use verify::{Verifier, VerifyReader};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Reference};
 
 /// Bytes as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
-/// Content that can be opened again from any offset, so that a transfer can be repeated.
+/// Content that can be opened again, all of it or a range, so that a transfer can be repeated.
 pub trait Body: Send + Sync {
-    /// The bytes from offset `from` to the end.
-    fn open(&self, from: u64) -> BoxFuture<'_, Result<ByteStream>>;
+    /// The bytes from offset `bytes.start` to before `bytes.end`: fewer when the content ends before, never more.
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>>;
 }
 
 /// How a push ended.
@@ -47,9 +48,21 @@ pub trait Fetch: Send + Sync {
     /// read the content, a registry from a HEAD request, which is no reason to trust the bytes.
     fn exists(&self, target: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The content from offset `from` on; `None` when it is not there. The bytes are not verified:
-    /// whoever keeps them passes them through a [`Verifier`].
-    fn fetch(&self, target: &Descriptor, from: u64) -> impl Future<Output = Result<Option<ByteStream>>> + Send;
+    /// The content from offset `bytes.start` to before `bytes.end`, and no more of it; `None` when it is not
+    /// there. The bytes are not verified: whoever keeps them passes them through a [`Verifier`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unexpected`] when `target` has no such bytes.
+    fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> impl Future<Output = Result<Option<ByteStream>>> + Send;
+}
+
+/// Fails unless `target` has all of `bytes`.
+pub(crate) fn require_within(target: &Descriptor, bytes: &Range<u64>) -> Result<()> {
+    if bytes.start <= bytes.end && bytes.end <= target.size {
+        return Ok(());
+    }
+    let message = format!("The content of `{}` has no bytes {} to {}", target.digest, bytes.start, bytes.end);
+    Err(Error::new(ErrorKind::Unexpected, message))
 }
 
 /// A place content can be written to.

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
@@ -13,7 +15,7 @@ use super::durable::{BLOB_MODE, Draft, publish, publish_bytes};
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Document, Reference};
-use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Removal, Remove, Verifier};
+use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Removal, Remove, Verifier, require_within};
 
 /// How much is read from a file at once.
 const CHUNK: usize = 256 << 10;
@@ -56,22 +58,20 @@ impl Fetch for Store {
         self.blocking(move |store| store.holds(&target)).await
     }
 
-    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
+    async fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> Result<Option<ByteStream>> {
+        require_within(target, &bytes)?;
         let path = self.blob_path(&target.digest);
         let (wanted, at) = (target.clone(), path.clone());
         let opened = self.blocking(move |store| {
             let Some(mut file) = store.open_sized(&wanted)? else { return Ok(None) };
-            if from > wanted.size {
-                let message = format!("The content of `{}` ends before byte {from}", wanted.digest);
-                return Err(Error::new(ErrorKind::Unexpected, message));
-            }
-            file.seek(SeekFrom::Start(from)).map_err(|cause| failed("read", &at, cause))?;
+            file.seek(SeekFrom::Start(bytes.start)).map_err(|cause| failed("read", &at, cause))?;
             Ok(Some(file))
         });
         let Some(file) = opened.await? else { return Ok(None) };
         // The stream keeps the handle, so that no gc runs while it is read.
         let store = self.clone();
-        let chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK).map(move |chunk| {
+        let part = tokio::fs::File::from_std(file).take(bytes.end - bytes.start);
+        let chunks = ReaderStream::with_capacity(part, CHUNK).map(move |chunk| {
             let _open = &store;
             chunk.map_err(|cause| failed("read", &path, cause))
         });
@@ -89,7 +89,7 @@ impl Push for Store {
         let wanted = expected.clone();
         let write = self.blocking(move |store| store.receive(&wanted, arriving));
         let send = async move {
-            let mut stream = body.open(0).await?;
+            let mut stream = body.open(0..expected.size).await?;
             while let Some(bytes) = stream.next().await {
                 // A receiver that is gone has failed, and says why itself.
                 if sender.send(Some(bytes?)).await.is_err() {

@@ -1,5 +1,6 @@
 //! What the server answers to each request, in memory.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ impl Fetch for Broken {
         self.0.exists(target).await
     }
 
-    async fn fetch(&self, target: &Descriptor, from: u64) -> Result<Option<ByteStream>> {
-        self.0.fetch(target, from).await
+    async fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> Result<Option<ByteStream>> {
+        self.0.fetch(target, bytes).await
     }
 }
 
