@@ -1,0 +1,89 @@
+//! Registries that are busy, broken or not there: who is asked again, when, and how often.
+
+use std::time::{Duration, Instant};
+
+use axum::http::Method;
+use axum::http::header::RETRY_AFTER;
+use kiln::ErrorKind;
+use kiln::registry::ping;
+use kiln::storage::{Fetch, Refs};
+
+use crate::scene::*;
+use crate::scripted::*;
+
+#[tokio::test]
+async fn a_registry_that_is_busy_is_asked_again_when_it_says() {
+    let registry = Registry::start(|seen, before| {
+        let busy = before < 2 && seen.path != "/v2/";
+        busy.then(|| Twist::Answer(if before == 0 { with(answer(429), RETRY_AFTER, "1") } else { answer(503) }))
+    })
+    .await;
+    let target = registry.keep(&b"small"[..]);
+    let start = Instant::now();
+    assert!(within(registry.remote().exists(&target)).await.unwrap());
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert_eq!(registry.seen(Method::HEAD, "").len(), 3);
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_for_hours_is_not_waited_for() {
+    let registry = Registry::start(|seen, _| {
+        (seen.path != "/v2/").then(|| Twist::Answer(with(refusal(429, "TOOMANYREQUESTS"), RETRY_AFTER, "21600")))
+    })
+    .await;
+    let error = within(registry.remote().resolve(&registry.reference())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Registry);
+    assert!(error.to_string().contains("429 Too Many Requests, `TOOMANYREQUESTS` as scripted"), "{error}");
+    assert!(error.hint_text().unwrap().contains("try again after"), "{:?}", error.hint_text());
+    assert_eq!(registry.seen(Method::GET, "/manifests/").len(), 1);
+}
+
+#[tokio::test]
+async fn what_will_not_change_is_asked_once_and_what_may_five_times() {
+    for (status, times, kind) in [
+        (400, 1, ErrorKind::Registry),
+        (403, 1, ErrorKind::Unauthorized),
+        (418, 1, ErrorKind::Registry),
+        (408, 5, ErrorKind::Registry),
+        (502, 5, ErrorKind::Registry),
+    ] {
+        let registry =
+            Registry::start(move |seen, _| (seen.path != "/v2/").then(|| Twist::Answer(answer(status)))).await;
+        let error = within(registry.remote().resolve(&registry.reference())).await.unwrap_err();
+        assert_eq!((error.kind(), registry.seen(Method::GET, "/manifests/").len()), (kind, times), "{status}");
+        let url = format!("`GET http://{}/v2/team/model/manifests/v1`", registry.host);
+        assert!(error.to_string().contains(&url), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_plain_registry_that_drops_the_first_connection_is_not_taken_for_a_tls_server() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let registry = tokio::spawn(async move {
+        for number in 0.. {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).await.unwrap();
+            if number > 0 && length > 0 {
+                let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                connection.write_all(reply).await.unwrap();
+            }
+        }
+    });
+    within(ping(&host, &alice("s3cret"), &options())).await.unwrap();
+    registry.abort();
+}
+
+#[tokio::test]
+async fn a_registry_that_is_not_there_is_an_error_of_the_network() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let error = within(ping(&host, &alice("s3cret"), &options())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Registry);
+    assert!(error.to_string().starts_with("Could not connect to `127.0.0.1`"), "{error}");
+    let error = within(ping("not a host", &alice("s3cret"), &options())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+}
