@@ -1,6 +1,6 @@
 //! The registries that kiln is tested against: a [`Fixture`] in this process, stricter than most real
 //! registries, scriptable with [`Fault`]s and recording what it was asked; the launchers of a real one in
-//! [`real`]; and what that answered, in [`golden`]. Nothing here uses kiln, so that a mistake made there is
+//! [`real`]; a bad line in front of either, a [`Proxy`]; and what the real one answered, in [`golden`]. Nothing here uses kiln, so that a mistake made there is
 //! not made again here.
 
 mod auth;
@@ -9,6 +9,7 @@ mod fault;
 mod fixture;
 pub mod golden;
 mod incoming;
+mod proxy;
 pub mod real;
 mod registry;
 mod reply;
@@ -19,3 +20,4 @@ pub use auth::{Auth, Bearer};
 pub use contents::digest;
 pub use fault::{Fault, Trigger};
 pub use fixture::{BrokenUpload, Fixture, Locations, Options, Recorded};
+pub use proxy::{Line, Mishap, Proxy, Spot};
