@@ -47,7 +47,10 @@ impl Server {
             .build()
             .expect("a runtime");
         // It listens before anybody can ask it.
-        let listener = runtime.block_on(async { socket.listen(1024) }).expect("a socket that listens");
+        let listener = {
+            let _inside = runtime.enter();
+            socket.listen(1024).expect("a socket that listens")
+        };
         let thread = std::thread::spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
