@@ -65,7 +65,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    fn access(self, session: &Session) -> Access {
+    pub(super) fn access(self, session: &Session) -> Access {
         let keychain: Arc<dyn Keychain> = match session.settings.docker_config() {
             Some(path) => Arc::new(DockerConfig::at(path)),
             None => Arc::new(Anonymous),

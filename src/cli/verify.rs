@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 use super::Session;
 use super::exit::Exit;
 use super::output::{count, one_line};
+use super::transfer::Traffic;
 use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::layer_name;
 use crate::oci::Reference;
-use crate::ops::verify::{self, Finding, Level, Verified};
+use crate::ops::repair::{self, Repair, repair};
+use crate::ops::verify::{self, Finding, Level, Outcome, Verified};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +21,7 @@ Examples:
   kiln verify llama:int4 --level digests
   kiln verify llama:int4 --source ./Llama-3.1-8B
   kiln verify llama:int4 --level rebuild --json
+  kiln verify llama:int4 --repair
 
 Exit codes:
   0  everything asked for was checked and holds
@@ -34,6 +38,12 @@ Exit codes:
 pub(super) struct Verify {
     /// The model's name in the store
     name: Reference,
+    /// Bring what is damaged again: from a registry that had it, or from the source
+    #[arg(long)]
+    repair: bool,
+    /// A store that may have it, asked first for a repair
+    #[arg(long, value_name = "STORE", requires = "repair", value_hint = clap::ValueHint::DirPath)]
+    from: Option<PathBuf>,
     /// How far to go [default: tensors, or rebuild with --source or --draft]
     #[arg(long, value_name = "LEVEL")]
     level: Option<Level>,
@@ -43,6 +53,8 @@ pub(super) struct Verify {
     /// The draft's checkpoint to rebuild from [default: where it was created from]
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     draft: Option<PathBuf>,
+    #[command(flatten)]
+    traffic: Traffic,
 }
 
 impl Verify {
@@ -55,7 +67,15 @@ impl Verify {
             let message = format!("`{option}` is for a rebuild, and the level is `{}`", level.name());
             return Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"));
         }
-        let name = self.name.clone();
+        let (name, access) = (self.name.clone(), self.traffic.access(session));
+        let mend = self.repair.then(|| {
+            let (name, from, source, draft) =
+                (self.name.clone(), self.from.clone(), self.source.clone(), self.draft.clone());
+            move |session: &Session| {
+                let (places, threads) = (session.places()?, session.settings.threads);
+                Ok::<_, Error>((session.open_store()?, repair::Options { name, from, source, draft, places, threads }))
+            }
+        });
         let verified = session
             .watched(move |session, progress| {
                 let options = verify::Options {
@@ -74,8 +94,43 @@ impl Verify {
         } else {
             session.printer.data(drawn(&name, &verified));
         }
+        if let Some(mend) = mend.filter(|_| verified.outcome() == Outcome::Corrupt) {
+            let (store, options) = session.blocking(mend).await?;
+            let reporter = session.reporter();
+            let repair = repair(&store, options, &access, &reporter.progress()).await?;
+            drop(reporter);
+            if session.printer.is_json() {
+                session.printer.object(&repaired(&name, &repair));
+            } else {
+                session.printer.data(mended(&repair));
+            }
+        }
+        // Damage was found, whatever became of it.
         Ok(verified.outcome().into())
     }
+}
+
+fn repaired(name: &Reference, repair: &Repair) -> Value {
+    json!({
+        "event": "repaired",
+        "name": name.to_string(),
+        "mended": repair.mended.iter().map(|(blob, from)| {
+            json!({ "layer": layer_name(blob), "digest": blob.digest, "from": from })
+        }).collect::<Vec<_>>(),
+        "left": repair.left.iter().map(|blob| json!({ "layer": layer_name(blob), "digest": blob.digest })).collect::<Vec<_>>(),
+        "failed": repair.failed.iter().map(|(from, error)| json!({ "from": from, "error": error.chain() })).collect::<Vec<_>>(),
+    })
+}
+
+fn mended(repair: &Repair) -> String {
+    let Repair { mended, left, failed } = repair;
+    if mended.is_empty() && left.is_empty() {
+        return "not repaired: every blob has the bytes its digest promises".to_owned();
+    }
+    let mended = mended.iter().map(|(blob, from)| format!("repaired: {} from {from}", one_line(&layer_name(blob))));
+    let failed = failed.iter().map(|(from, error)| format!("no help: {from}: {}", one_line(&error.chain())));
+    let left = left.iter().map(|blob| format!("still damaged: {}", one_line(&layer_name(blob))));
+    mended.chain(failed).chain(left).collect::<Vec<_>>().join("\n")
 }
 
 fn object(name: &Reference, verified: &Verified) -> Value {

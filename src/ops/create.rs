@@ -17,7 +17,7 @@ use crate::manifest::{
     paths,
 };
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
-use crate::plan::{Decode, Plan, PlannedBlob, PlannedTensor, Policy, Profile, Request};
+use crate::plan::{Decode, Plan, PlannedBlob, PlannedFile, PlannedTensor, Policy, Profile, Request};
 use crate::progress::{Event, Progress};
 use crate::quant::NUMERICS;
 use crate::source::Checkpoint;
@@ -234,8 +234,10 @@ pub(super) fn build(
     });
     let mut layers = Vec::new();
     let mut locked = Vec::new();
-    for Part { checkpoint, plan } in prepared.parts() {
-        let written = write_blobs(checkpoint, plan, threads, import, progress)?;
+    for part in prepared.parts() {
+        let Part { checkpoint, plan } = part;
+        let all: Vec<&PlannedBlob> = plan.blobs.iter().collect();
+        let written = write_blobs(checkpoint, &all, threads, import, progress)?;
         for (blob, (descriptor, hashes)) in plan.blobs.iter().zip(written) {
             layers.push(dialect.layer(Content::Tensors, &blob.name, descriptor));
             let tensors = blob.tensors.iter().zip(hashes);
@@ -243,12 +245,7 @@ pub(super) fn build(
         }
         layers.extend(parallel::each(&plan.sidecars, threads, |file| {
             let name = plan.file_name(file);
-            let (descriptor, ()) = staged(&name, import, progress, |sink| match &file.made {
-                Some(bytes) => sink
-                    .write_all(bytes)
-                    .map_err(|cause| Error::new(ErrorKind::Store, "Could not write to the store").caused_by(cause)),
-                None => checkpoint.copy_sidecar(&file.name, sink, progress),
-            })?;
+            let descriptor = part.write_file(file, import, progress)?;
             Ok(dialect.layer(Content::of_file(&name), &name, descriptor))
         })?);
         checkpoint.check_unchanged()?;
@@ -270,16 +267,49 @@ pub(super) fn build(
     Ok(Built { manifest: import.stage_bytes(media_type, &manifest)?, layers, bytes })
 }
 
-/// Writes every blob on `threads` threads, the largest first, so that none is left to a single thread at
-/// the end. The result is in the plan's order and does not depend on the number of threads.
+/// Stages the layers of these names that come from the source, and nothing else.
+pub(super) fn build_layers(
+    prepared: &Prepared,
+    names: &[String],
+    threads: usize,
+    import: &Import<'_>,
+    progress: &Progress,
+) -> Result<()> {
+    for part in prepared.parts() {
+        let Part { checkpoint, plan } = part;
+        let blobs: Vec<_> = plan.blobs.iter().filter(|blob| names.contains(&blob.name)).collect();
+        write_blobs(checkpoint, &blobs, threads, import, progress)?;
+        for file in plan.sidecars.iter().filter(|file| names.contains(&plan.file_name(file))) {
+            part.write_file(file, import, progress)?;
+        }
+        checkpoint.check_unchanged()?;
+    }
+    Ok(())
+}
+
+impl Part {
+    /// Stages a file beside the weights.
+    fn write_file(&self, file: &PlannedFile, import: &Import<'_>, progress: &Progress) -> Result<Descriptor> {
+        let (descriptor, ()) = staged(&self.plan.file_name(file), import, progress, |sink| match &file.made {
+            Some(bytes) => sink
+                .write_all(bytes)
+                .map_err(|cause| Error::new(ErrorKind::Store, "Could not write to the store").caused_by(cause)),
+            None => self.checkpoint.copy_sidecar(&file.name, sink, progress),
+        })?;
+        Ok(descriptor)
+    }
+}
+
+/// Writes `blobs` on `threads` threads, the largest first, so that none is left to a single thread at
+/// the end. The result is in their order and does not depend on the number of threads.
 fn write_blobs(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    blobs: &[&PlannedBlob],
     threads: usize,
     import: &Import<'_>,
     progress: &Progress,
 ) -> Result<Vec<(Descriptor, Vec<SourceHashes>)>> {
-    let mut largest_first: Vec<(usize, &PlannedBlob)> = plan.blobs.iter().enumerate().collect();
+    let mut largest_first: Vec<(usize, &PlannedBlob)> = blobs.iter().copied().enumerate().collect();
     largest_first
         .sort_by_key(|(_, blob)| std::cmp::Reverse(blob.tensors.iter().map(PlannedTensor::source_bytes).sum::<u64>()));
     let mut written = parallel::each(&largest_first, threads, |(index, blob)| {

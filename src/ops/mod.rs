@@ -14,6 +14,7 @@ pub mod ollama;
 mod parallel;
 pub mod recipe;
 pub mod remove;
+pub mod repair;
 mod republish;
 pub mod serve;
 pub mod source;

@@ -110,6 +110,16 @@ impl Import<'_> {
         self.stage(media_type, write).map(|(descriptor, ())| descriptor)
     }
 
+    /// Publishes those staged blobs that are among `wanted`, and no others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the disk fails.
+    pub fn keep(self, wanted: &[Descriptor]) -> Result<()> {
+        let mut staged = self.staged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let found = wanted.iter().filter_map(|blob| Some((staged.remove(&blob.digest)?.file?, blob.digest.hex())));
+        publish(&self.store.layout.blobs(), found)
+    }
+
     /// Publishes every staged blob, then the staged `manifest`, then points `reference` at it.
     ///
     /// When the disk fails on the way, blobs that have their names by then keep them: another

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::durable::replace;
 use crate::json;
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Digest};
 
 /// How many manifests are remembered of a registry.
 const MAX_PUBLISHED: usize = 128;
@@ -60,6 +60,19 @@ impl Store {
         }
     }
 
+    /// Registries and their repositories that were seen to have `manifest`, in the order of their names.
+    pub fn homes(&self, manifest: &Digest) -> Vec<(String, String)> {
+        let entries = self.layout.registries().ok().and_then(|directory| fs::read_dir(directory).ok());
+        let names = entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut hosts: Vec<_> = names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect();
+        hosts.sort();
+        let homes = hosts.into_iter().flat_map(|host| {
+            let published = self.seen(&host).published.into_iter().rev();
+            published.filter(|it| it.manifest.digest == *manifest).map(move |it| (host.clone(), it.repository))
+        });
+        homes.collect()
+    }
+
     fn read_seen(&self, host: &str) -> Option<Seen> {
         let path = self.layout.registries().ok()?.join(file_name(host));
         let mut seen: Seen = json::parse_as(&fs::read(&path).ok()?).ok()?;
@@ -100,6 +113,10 @@ mod tests {
         assert_eq!((seen.published.len(), &seen.published[0]), (MAX_PUBLISHED, &published(1)));
         assert_eq!(seen.published[MAX_PUBLISHED - 2..], [published(3), published(MAX_PUBLISHED)]);
         assert_eq!(store.seen("registry.example"), Seen::default());
+        let home = |host: &str| (host.to_owned(), "team/model".to_owned());
+        store.see("other.example", |seen| seen.publish(published(3)));
+        assert_eq!(store.homes(&published(3).manifest.digest), [home("other.example"), home(host)]);
+        assert_eq!(store.homes(&Digest::of(b"0")), []);
     }
 
     #[test]

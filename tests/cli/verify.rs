@@ -29,12 +29,20 @@ fn help_says_what_it_takes() {
       <NAME>  The model's name in the store
 
     Options:
+          --repair           Bring what is damaged again: from a registry that had it, or from the
+                             source
+          --from <STORE>     A store that may have it, asked first for a repair
           --level <LEVEL>    How far to go [default: tensors, or rebuild with --source or --draft]
                              [possible values: structure, digests, tensors, rebuild]
           --source <SOURCE>  What to rebuild it from, as in `kiln create` [default: what it was created
                              from]
           --draft <DIR>      The draft's checkpoint to rebuild from [default: where it was created from]
       -h, --help             Print help (see more with '--help')
+
+    Registry options:
+          --plain-http       Speak plain HTTP
+          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --concurrency <N>  How many blobs are moved at once [default: 4]
 
     Global options: …
 
@@ -43,6 +51,7 @@ fn help_says_what_it_takes() {
       kiln verify llama:int4 --level digests
       kiln verify llama:int4 --source ./Llama-3.1-8B
       kiln verify llama:int4 --level rebuild --json
+      kiln verify llama:int4 --repair
 
     Exit codes:
       0  everything asked for was checked and holds

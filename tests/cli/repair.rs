@@ -1,0 +1,142 @@
+//! `kiln verify --repair`: damage is mended from wherever the bytes still are, and is said all the same.
+
+use std::fs;
+
+use insta::assert_snapshot;
+use registry_fixtures::Fixture;
+
+use crate::place::Place;
+
+/// A place whose model has a layer with a flipped bit, one that is gone, and a short file.
+fn damaged() -> Place {
+    let place = Place::with_model();
+    damage(&place);
+    place
+}
+
+fn damage(place: &Place) {
+    place.damage(&place.layer("lm_head.weight"), 5000);
+    fs::remove_file(place.blob(&place.layer("model.norm.weight"))).unwrap();
+    let tokenizer = place.blob(&place.layer("tokenizer.json"));
+    let bytes = fs::read(&tokenizer).unwrap();
+    fs::remove_file(&tokenizer).unwrap();
+    fs::write(&tokenizer, &bytes[1..]).unwrap();
+}
+
+fn is_sound(place: &Place) {
+    place.kiln("verify demo:int4 --level digests").expect(0);
+    assert!(!place.path("store/ingest").read_dir().unwrap().any(|_| true));
+}
+
+#[test]
+fn what_is_damaged_is_created_again_from_the_source() {
+    let place = damaged();
+    assert_snapshot!(place.kiln("verify demo:int4 --repair"), @r"
+    exit: 3
+    --- stdout ---
+    demo:int4 sha256:[DIGEST]
+    checked: structure (23 blobs)
+    corrupt: The blob `sha256:[DIGEST]` of `model.norm.weight` is missing
+      layer: model.norm.weight
+    corrupt: The blob `sha256:[DIGEST]` of `tokenizer.json` has 9675 bytes
+      layer: tokenizer.json
+    not checked: digests (every blob has the bytes its digest promises)
+    not checked: tensors (every tensor is in the form that lock and config say)
+    not checked: rebuild (creating it again from its source gives the same bytes)
+    result: corrupt
+    repaired: lm_head.weight from its source
+    repaired: model.norm.weight from its source
+    repaired: tokenizer.json from its source
+    --- stderr ---
+    repair: 22 blobs, [SIZE]
+    ");
+    is_sound(&place);
+    place.kiln("verify demo:int4 --level rebuild").expect(0);
+}
+
+#[test]
+fn what_is_damaged_comes_from_a_registry_that_had_it() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    place.kiln(&format!("push demo:int4 {}/team/demo", registry.host())).expect(0);
+    fs::rename(place.path("checkpoint"), place.path("moved")).unwrap();
+    damage(&place);
+    registry.clear_requests();
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    assert_eq!(repaired["event"], "repaired");
+    let mended = repaired["mended"].as_array().unwrap();
+    let layers: Vec<_> = mended.iter().map(|blob| blob["layer"].as_str().unwrap()).collect();
+    assert_eq!(layers.len(), 3, "{repaired}");
+    let from = mended[0]["from"].as_str().unwrap();
+    assert!(from.starts_with(&format!("{}/team/demo@sha256:", registry.host())), "{from}");
+    assert_eq!((&repaired["left"], &repaired["failed"]), (&serde_json::json!([]), &serde_json::json!([])));
+    let fetched = registry.requests().iter().filter(|it| it.method == "GET" && it.path.contains("/blobs/")).count();
+    assert_eq!(fetched, 3, "only what is damaged");
+    is_sound(&place);
+}
+
+#[test]
+fn a_manifest_that_is_damaged_comes_again_too() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    place.kiln(&format!("push demo:int4 {}/team/demo", registry.host())).expect(0);
+    let manifest = place.digest("show demo:int4");
+    let layer = place.layer("lm_head.weight");
+    place.damage(&layer, 5000);
+    place.damage(&manifest, 50);
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    assert_eq!(repaired["left"], serde_json::json!([]), "{repaired}");
+    is_sound(&place);
+}
+
+#[test]
+fn what_is_damaged_comes_from_another_store() {
+    let place = Place::with_model();
+    place.kiln("create demo:int4 checkpoint --quantize int4 --store other").expect(0);
+    fs::rename(place.path("checkpoint"), place.path("moved")).unwrap();
+    damage(&place);
+    let run = place.kiln("verify demo:int4 --repair --from other");
+    assert_eq!(run.expect(3).stdout.lines().filter(|line| line.ends_with(" from other")).count(), 3, "{}", run.stdout);
+    is_sound(&place);
+}
+
+#[test]
+fn where_nothing_helps_it_is_said_what_was_tried() {
+    let place = damaged();
+    fs::rename(place.path("checkpoint"), place.path("moved")).unwrap();
+    assert_snapshot!(place.kiln("verify demo:int4 --repair --from nowhere"), @r"
+    exit: 3
+    --- stdout ---
+    demo:int4 sha256:[DIGEST]
+    checked: structure (23 blobs)
+    corrupt: The blob `sha256:[DIGEST]` of `model.norm.weight` is missing
+      layer: model.norm.weight
+    corrupt: The blob `sha256:[DIGEST]` of `tokenizer.json` has 9675 bytes
+      layer: tokenizer.json
+    not checked: digests (every blob has the bytes its digest promises)
+    not checked: tensors (every tensor is in the form that lock and config say)
+    not checked: rebuild (creating it again from its source gives the same bytes)
+    result: corrupt
+    no help: nowhere: There is no store at `nowhere`
+    no help: its source: The source `[PLACE]/checkpoint` cannot be used: There is no checkpoint at `[PLACE]/checkpoint`: No such file or directory (os error 2)
+    still damaged: lm_head.weight
+    still damaged: model.norm.weight
+    still damaged: tokenizer.json
+    --- stderr ---
+    repair: 22 blobs, [SIZE]
+    ");
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    assert_eq!(repaired["left"].as_array().unwrap().len(), 3, "{repaired}");
+}
+
+#[test]
+fn a_source_that_changed_mends_nothing() {
+    let place = damaged();
+    let tokenizer = place.path("checkpoint/tokenizer.json");
+    fs::write(&tokenizer, "{}").unwrap();
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    let left: Vec<_> = repaired["left"].as_array().unwrap().iter().map(|blob| &blob["layer"]).collect();
+    assert_eq!(left, ["tokenizer.json"], "{repaired}");
+    assert_eq!(repaired["mended"].as_array().unwrap().len(), 2, "{repaired}");
+    place.kiln("verify demo:int4 --level digests").expect(3);
+}
