@@ -132,7 +132,7 @@ impl Record {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn read(&self) -> Recorded {
+    pub(crate) fn read(&self) -> Recorded {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

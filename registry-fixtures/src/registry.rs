@@ -122,7 +122,7 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 }
 
 /// Lets `faults` happen to a reply; `None` when they leave none.
-async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Option<Response> {
+pub(crate) async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Option<Response> {
     for fault in faults {
         match fault {
             Fault::LoseReply => return None,
@@ -453,7 +453,7 @@ impl Exchange {
 
 /// The first and last offset of a `Range` header in content of `length` bytes: `None` for a header to
 /// ignore (RFC 9110, section 14.2), `Some(None)` for a range that cannot be satisfied.
-fn byte_range(header: &str, length: usize) -> Option<Option<(usize, usize)>> {
+pub(crate) fn byte_range(header: &str, length: usize) -> Option<Option<(usize, usize)>> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let number = |text: &str| text.parse::<usize>().ok();
     match (first, last) {
