@@ -22,6 +22,9 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// The names of Ollama's registry: its own, and that of the site that shows what is in it.
+    pub const OLLAMA_HOSTS: [&str; 2] = ["registry.ollama.ai", "ollama.com"];
+
     /// The registry, with its port; `None` for a name in the local store.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()

@@ -29,10 +29,12 @@ impl Address {
         &self.host
     }
 
-    /// The root of the registry's API. Docker Hub's is on another host than its name.
+    /// The root of the registry's API. Docker Hub's and Ollama's are on another host than the
+    /// name that users know.
     pub(super) fn base(&self, scheme: &str) -> Result<Url> {
         let host = match self.host.as_str() {
             "docker.io" | "index.docker.io" => "registry-1.docker.io",
+            "ollama.com" => "registry.ollama.ai",
             host => host,
         };
         Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|cause| invalid(host).caused_by(cause))
@@ -98,11 +100,15 @@ fn is_loopback(url: &Url) -> bool {
 /// `location` with the query parameter `digest=…` appended. The rest stays as the registry wrote it:
 /// it may be signed.
 pub(super) fn with_digest(location: &Url, digest: &crate::oci::Digest) -> Url {
+    with_query(location, format!("digest={}%3A{}", digest.algorithm().as_str(), digest.hex()))
+}
+
+/// `location` with `parameter` appended to its query, as [`with_digest`].
+pub(super) fn with_query(location: &Url, parameter: String) -> Url {
     let mut url = location.clone();
-    let escaped = format!("digest={}%3A{}", digest.algorithm().as_str(), digest.hex());
     let query = match location.query() {
-        Some(query) if !query.is_empty() => format!("{query}&{escaped}"),
-        _ => escaped,
+        Some(query) if !query.is_empty() => format!("{query}&{parameter}"),
+        _ => parameter,
     };
     url.set_query(Some(&query));
     url
@@ -119,6 +125,7 @@ mod tests {
             ("registry.example", "https://registry.example/v2/"),
             ("registry.example:5000", "https://registry.example:5000/v2/"),
             ("docker.io", "https://registry-1.docker.io/v2/"),
+            ("ollama.com", "https://registry.ollama.ai/v2/"),
             ("[::1]:5000", "https://[::1]:5000/v2/"),
         ] {
             assert_eq!(Address::new(host, false).unwrap().base("https").unwrap().as_str(), base);

@@ -6,7 +6,7 @@
 //! and <https://distribution.github.io/distribution/spec/auth/oauth/>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -20,6 +20,7 @@ use super::bounded;
 use super::client::{Call, Client, Grant};
 use super::credential::{Credential, Keychain};
 use super::failure::{Failure, address};
+use super::ollama::{Question, unknown_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 
@@ -57,6 +58,9 @@ pub(super) struct Authorizer {
     repository: String,
     keychain: Arc<dyn Keychain>,
     state: Mutex<State>,
+    /// What helps whoever is refused although they have a credential; apart from the state, which whoever is
+    /// refused a token holds.
+    remedy: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -88,7 +92,12 @@ struct Token {
 
 impl Authorizer {
     pub(super) fn new(repository: &str, keychain: Arc<dyn Keychain>) -> Self {
-        Self { repository: repository.to_owned(), keychain, state: Mutex::default() }
+        Self { repository: repository.to_owned(), keychain, state: Mutex::default(), remedy: OnceLock::new() }
+    }
+
+    /// What helps whoever is refused, if it is more than to log in.
+    pub(super) fn remedy(&self) -> Option<&str> {
+        self.remedy.get().map(String::as_str)
     }
 
     /// The header for a request, if the registry is known to want one.
@@ -134,7 +143,7 @@ impl Authorizer {
     async fn basic(&self, state: &mut State, client: &Client) -> Result<Option<HeaderValue>, Failure> {
         Ok(match self.credential(state, client).await? {
             Some(Credential::Basic { user, password }) => Some(basic_header(&user, &password)?),
-            Some(Credential::IdentityToken(_)) | None => None,
+            Some(Credential::IdentityToken(_) | Credential::Key(_)) | None => None,
         })
     }
 
@@ -147,6 +156,9 @@ impl Authorizer {
         let credential = asked.map_err(|cause| {
             Error::new(ErrorKind::Unexpected, format!("The keychain failed for `{}`", client.host())).caused_by(cause)
         })??;
+        if let Some(Credential::Key(key)) = &credential {
+            let _ = self.remedy.set(unknown_key(key));
+        }
         state.credential = Some(credential.clone());
         Ok(credential)
     }
@@ -177,6 +189,11 @@ impl Authorizer {
             }
             Some(Credential::Basic { user, password }) => {
                 self.ask(client, &realm, service, &scopes, Some(basic_header(&user, &password)?)).await?
+            }
+            Some(Credential::Key(key)) => {
+                let question = Question::new(&key, client.base().await?, &realm, service.service.as_deref(), &scopes)?;
+                let call = Call::new(Method::GET, question.url, Access::Login);
+                self.token_reply(client, call, Some(secret(&question.proof)?)).await?
             }
             None => self.ask(client, &realm, service, &scopes, None).await?,
         };

@@ -38,6 +38,7 @@ pub(super) struct Call<'a> {
     access: Access,
     closing: bool,
     sealed: bool,
+    stays: bool,
 }
 
 #[derive(Clone)]
@@ -49,7 +50,8 @@ enum Payload<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, url: Url, access: Access) -> Self {
-        Self { method, url, headers: HeaderMap::new(), payload: Payload::None, access, closing: false, sealed: false }
+        let (headers, payload) = (HeaderMap::new(), Payload::None);
+        Self { method, url, headers, payload, access, closing: false, sealed: false, stays: false }
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -79,6 +81,12 @@ impl<'a> Call<'a> {
     /// The same request, whose body is a secret: no redirect takes it to another origin.
     pub(super) fn sealed(mut self) -> Self {
         self.sealed = true;
+        self
+    }
+
+    /// The same request, for whose sender a redirect is the answer.
+    pub(super) fn stays(mut self) -> Self {
+        self.stays = true;
         self
     }
 
@@ -190,7 +198,12 @@ impl Client {
 
     /// The address in the `Location` of `response`.
     pub(super) fn location(&self, response: &Response) -> Result<Url> {
-        let location = response.headers().get(LOCATION).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        self.address_in(response, &LOCATION)
+    }
+
+    /// The address in the header `name` of `response`.
+    pub(super) fn address_in(&self, response: &Response, name: &HeaderName) -> Result<Url> {
+        let location = response.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
         let location = location.ok_or_else(|| {
             Error::new(ErrorKind::Registry, format!("The registry `{}` names no address to go on at", self.host()))
         })?;
@@ -230,6 +243,7 @@ impl Client {
             let authorization = grant.filter(|grant| grant.to.origin() == url.origin()).map(|grant| &grant.header);
             let response = self.send(call, &method, &url, &payload, authorization).await?;
             match response.status() {
+                _ if call.stays => return Ok(response),
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
                 StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND
                     if method == Method::GET || method == Method::HEAD => {}
@@ -294,7 +308,7 @@ impl Client {
         // A redirect led to storage whose signed address has expired: a new one helps.
         let expired = response.status() == StatusCode::FORBIDDEN && response.url().origin() != call.url.origin();
         let failure = Failure::refused(&call.method, self.host(), response, self.idle()).await;
-        if expired { failure.passes() } else { failure }
+        if expired { failure.passes() } else { failure.remedied(self.authorizer.remedy()) }
     }
 
     /// The waits between attempts.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::ollama::SigningKey;
 use crate::error::Result;
 
 /// What a registry, or its token service, accepts as proof.
@@ -17,6 +18,8 @@ pub enum Credential {
     },
     /// A token that is traded for access tokens at the token service (OAuth 2 refresh token).
     IdentityToken(String),
+    /// A key that signs what is asked of a token service: Ollama's registry knows its users by one.
+    Key(SigningKey),
 }
 
 impl fmt::Debug for Credential {
@@ -26,6 +29,7 @@ impl fmt::Debug for Credential {
                 f.debug_struct("Basic").field("user", user).field("password", &"redacted").finish()
             }
             Self::IdentityToken(_) => f.write_str("IdentityToken(redacted)"),
+            Self::Key(key) => f.debug_tuple("Key").field(key).finish(),
         }
     }
 }

@@ -120,6 +120,16 @@ impl Failure {
         Self { error, again, after: wait, status: Some(status), codes }
     }
 
+    /// The same failure with another hint for whoever was not let in.
+    pub(super) fn remedied(self, remedy: Option<&str>) -> Self {
+        match remedy {
+            Some(remedy) if self.error.kind() == ErrorKind::Unauthorized => {
+                Self { error: self.error.hint(remedy), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Whether another attempt may help.
     pub(super) fn may_pass(&self) -> bool {
         self.again

@@ -14,6 +14,7 @@ mod docker_config;
 mod download;
 mod failure;
 mod manifests;
+mod ollama;
 mod outgoing;
 mod upload;
 
@@ -31,6 +32,7 @@ use reqwest::{Method, StatusCode, Url};
 
 pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
+pub use ollama::{OllamaOptions, SigningKey};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
@@ -39,7 +41,7 @@ use auth::{Access, Authorizer};
 use client::{Call, Client};
 use failure::Failure;
 pub use upload::Habits;
-use upload::Pace;
+use upload::{Pace, Parts};
 
 /// How to speak to a registry.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Options {
     pub concurrency: usize,
     /// How many bytes of a large blob the first request sends; a size of our own when there is none.
     pub chunk: Option<u64>,
+    /// Ollama's protocol: who speaks it, and the user's key.
+    pub ollama: OllamaOptions,
     /// How long the other side may be silent while data moves.
     pub idle_timeout: Duration,
     /// How long it may be silent after it has taken everything: it is storing many gigabytes.
@@ -67,6 +71,7 @@ impl Default for Options {
             ca: None,
             concurrency: 4,
             chunk: None,
+            ollama: OllamaOptions::default(),
             idle_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(600),
             first_pause: Duration::from_millis(500),
@@ -104,6 +109,8 @@ struct Repository {
     pace: Pace,
     homes: Vec<Home>,
     unfinished: Option<Arc<dyn Unfinished>>,
+    /// How large blobs are cut, if they are sent as Ollama's registry takes them.
+    parts: Option<Parts>,
 }
 
 impl Remote {
@@ -126,9 +133,13 @@ impl Remote {
         options: &Options,
     ) -> Result<Self> {
         let Known { habits, homes, unfinished } = known;
-        let path = reference.path().to_owned();
-        let client = Client::new(reference.require_host()?, Authorizer::new(&path, keychain), options)?;
-        Ok(Self(Arc::new(Repository { client, path, pace: Pace::new(options.chunk, habits), homes, unfinished })))
+        let (host, path) = (reference.require_host()?, reference.path().to_owned());
+        let speaks_ollama = options.ollama.are_for(host);
+        let keychain = if speaks_ollama { options.ollama.keychain(keychain) } else { keychain };
+        let client = Client::new(host, Authorizer::new(&path, keychain), options)?;
+        let parts = speaks_ollama.then(|| Parts::new(options.chunk));
+        let pace = Pace::new(options.chunk, habits);
+        Ok(Self(Arc::new(Repository { client, path, pace, homes, unfinished, parts })))
     }
 
     /// What is known of the registry's uploads by now, for the next run.

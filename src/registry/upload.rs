@@ -10,6 +10,7 @@
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs>.
 
 mod bookmark;
+mod ollama;
 mod pace;
 mod session;
 
@@ -25,6 +26,7 @@ use crate::error::Result;
 use crate::oci::Descriptor;
 use crate::storage::{Body, Pushed, Upload, Verifier};
 use bookmark::Bookmark;
+pub(super) use ollama::Parts;
 pub use pace::Habits;
 pub(super) use pace::Pace;
 use session::{Mounted, Patched, Session};
@@ -34,7 +36,8 @@ impl Repository {
     pub(super) async fn upload(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
         let sent_before = AtomicBool::new(false);
         let claim = || self.unfinished.as_ref()?.claim(&self.to_string(), &expected.digest);
-        let bookmark = Bookmark::new(self.pace.may_take_several(expected.size).then(claim).flatten());
+        let keeps = self.parts.is_none() && self.pace.may_take_several(expected.size);
+        let bookmark = Bookmark::new(keeps.then(claim).flatten());
         let outcome = self.client.persist(|| self.attempt(expected, body, &bookmark, &sent_before)).await;
         match outcome {
             Err(failure) if failure.may_pass() && sent_before.into_inner() => {
@@ -53,6 +56,9 @@ impl Repository {
     ) -> Result<Pushed, Failure> {
         if sent_before.load(Ordering::Relaxed) && self.is_present(expected).await? {
             return Ok(Pushed::Stored);
+        }
+        if let Some(parts) = self.parts {
+            return self.upload_to_ollama(parts, expected, body, sent_before).await;
         }
         let (mut session, done) = match self.resumed(expected, body, bookmark).await? {
             Some(resumed) => resumed,
@@ -176,17 +182,20 @@ impl Repository {
 
 /// The check of the first `offset` bytes of `body`.
 async fn checked_up_to(offset: u64, expected: &Descriptor, body: &dyn Body) -> Result<Verifier> {
-    let mut verifier = Verifier::new(expected);
-    if offset == 0 {
-        return Ok(verifier);
+    let mut check = Verifier::new(expected);
+    read_up_to(offset, &mut check, body).await?;
+    Ok(check)
+}
+
+/// Takes the bytes of `body` up to `offset` into `check`.
+async fn read_up_to(offset: u64, check: &mut Verifier, body: &dyn Body) -> Result<()> {
+    if check.seen() == offset {
+        return Ok(());
     }
-    let mut chunks = body.open(0..offset).await?;
+    let mut chunks = body.open(check.seen()..offset).await?;
     while let Some(chunk) = chunks.try_next().await? {
-        verifier.update(&chunk)?;
+        check.update(&chunk)?;
     }
-    if verifier.seen() != offset {
-        // A source that is shorter than its descriptor says.
-        verifier.clone().finish()?;
-    }
-    Ok(verifier)
+    // A source that is shorter than its descriptor says.
+    if check.seen() < offset { check.clone().finish() } else { Ok(()) }
 }

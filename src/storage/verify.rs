@@ -54,6 +54,11 @@ impl Verifier {
         self.seen
     }
 
+    /// Whether `other` has seen the same bytes.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.seen == other.seen && self.hasher.clone().finish() == other.hasher.clone().finish()
+    }
+
     /// The verdict over all bytes.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::storage::Upload;
 /// v1.1.1, "Pushing a blob in chunks".
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 /// What a blob's bytes are sent as.
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// How long a session that is of no more use may take to be thrown away.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
