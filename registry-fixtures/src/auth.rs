@@ -67,16 +67,27 @@ pub struct Bearer {
     pub anonymous_pull: bool,
 }
 
-/// The right to do `actions` in a repository, as a scope spells it: `repository:a/b:pull,push`.
+/// The right to do `actions` with something, as a scope spells it: `repository:a/b:pull,push`, `registry:catalog:*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    pub(crate) repository: String,
+    pub(crate) kind: String,
+    pub(crate) name: String,
     pub(crate) actions: Vec<String>,
 }
 
 impl Grant {
     pub(crate) fn new(repository: &str, actions: &[&str]) -> Self {
-        Self { repository: repository.to_owned(), actions: actions.iter().map(|&action| action.to_owned()).collect() }
+        Self::to("repository", repository, actions)
+    }
+
+    /// The right to list the repositories.
+    pub(crate) fn catalog() -> Self {
+        Self::to("registry", "catalog", &["*"])
+    }
+
+    fn to(kind: &str, name: &str, actions: &[&str]) -> Self {
+        let actions = actions.iter().map(|&action| action.to_owned()).collect();
+        Self { kind: kind.to_owned(), name: name.to_owned(), actions }
     }
 
     /// The grants of scope parameters, each of which may hold several scopes between spaces.
@@ -84,18 +95,20 @@ impl Grant {
         let scopes = scopes.into_iter().flat_map(|scope| scope.split(' '));
         scopes
             .filter_map(|scope| {
-                let (repository, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
-                Some(Self::new(repository, &actions.split(',').collect::<Vec<_>>()))
+                let (resource, actions) = scope.rsplit_once(':')?;
+                let (kind, name) = resource.split_once(':')?;
+                Some(Self::to(kind, name, &actions.split(',').collect::<Vec<_>>()))
             })
             .collect()
     }
 
     fn scope(&self) -> String {
-        format!("repository:{}:{}", self.repository, self.actions.join(","))
+        format!("{}:{}:{}", self.kind, self.name, self.actions.join(","))
     }
 
     fn covers(&self, wanted: &Self) -> bool {
-        self.repository == wanted.repository && wanted.actions.iter().all(|action| self.actions.contains(action))
+        (&self.kind, &self.name) == (&wanted.kind, &wanted.name)
+            && wanted.actions.iter().all(|action| self.actions.contains(action))
     }
 }
 
@@ -173,6 +186,6 @@ mod tests {
         let grants = [Grant::new("a/b", &["pull", "push"]), Grant::new("c", &["pull"])];
         assert_eq!(Grant::parse(["repository:a/b:pull,push", "repository:c:pull"]), grants);
         assert_eq!(Grant::parse(["repository:a/b:pull,push repository:c:pull"]), grants);
-        assert_eq!(Grant::parse(["", "registry:catalog:*"]), []);
+        assert_eq!(Grant::parse(["", "registry:catalog:*"]), [Grant::catalog()]);
     }
 }

@@ -97,6 +97,8 @@ pub enum Fault {
     MissingLocation,
     /// The reply has this `Location`.
     Location(String),
+    /// The reply has this `Link`.
+    Link(String),
 }
 
 /// The faults still to come.

@@ -30,13 +30,17 @@ pub struct Options {
     pub single_post: bool,
     /// Whether it has the referrers API.
     pub referrers: bool,
-    /// Whether it deletes.
-    pub deletes: bool,
+    /// What it deletes besides blobs.
+    pub deletes: Deletes,
     /// The longest PATCH it takes, in bytes; 0 to take none.
     pub max_chunk: Option<u64>,
     /// The shortest PATCH it takes, in bytes, but for the last of a blob.
     pub min_chunk: Option<u64>,
-    /// How many tags it lists at most in one reply.
+    /// Whether it lists its repositories.
+    pub catalog: bool,
+    /// How it lists what is more than was asked for.
+    pub listing: Listing,
+    /// How many tags or repositories it lists at most in one reply.
     pub page: usize,
     /// What goes wrong.
     pub faults: Vec<(Trigger, Fault)>,
@@ -52,9 +56,11 @@ impl Default for Options {
             mounts: true,
             single_post: false,
             referrers: false,
-            deletes: true,
+            deletes: Deletes::Everything,
             max_chunk: None,
             min_chunk: None,
+            catalog: true,
+            listing: Listing::Paged,
             page: 1000,
             faults: Vec::new(),
         }
@@ -84,6 +90,28 @@ pub enum Locations {
     Absolute,
     /// As a path.
     Relative,
+}
+
+/// What a registry deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    /// Tags, manifests and blobs.
+    Everything,
+    /// Manifests and blobs: a tag is a wrong digest to it, as to docker-registry 2.8.
+    ByDigest,
+    /// Nothing, as docker-registry where nobody switched it on.
+    Nothing,
+}
+
+/// How a registry lists names that are more than were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// In pages, each with a link to the next.
+    Paged,
+    /// In pages, without a word about more of them, as go-containerregistry 0.20.
+    Unlinked,
+    /// All at once and in no order, whatever was asked for, as the tags of docker-registry 2.8.
+    Whole,
 }
 
 /// What is kept of an upload whose connection broke in the middle of a body.

@@ -375,7 +375,7 @@ impl Exchange {
         let (_, namespace) = known.ok_or_else(|| denied("unknown key"))?;
         let mut grants = Grant::parse(question.scopes.iter().map(String::as_str));
         for grant in &mut grants {
-            let owns = grant.repository.split('/').next() == Some(namespace);
+            let owns = grant.name.split('/').next() == Some(namespace);
             grant.actions.retain(|action| owns || action == "pull");
         }
         let token = state.tokens.issue(grants, self.shared.options.lifetime);

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use crate::auth::{self, Auth, Grant};
-use crate::contents::{self, OCI_INDEX};
+use crate::contents;
 use crate::fault::Fault;
-use crate::fixture::{Locations, Record, Recorded, Shared};
+use crate::fixture::{Deletes, Locations, Record, Recorded, Shared};
 use crate::incoming::Incoming;
 use crate::reply::{self, Refusal, header, reply};
 
@@ -27,6 +27,7 @@ pub(crate) const OCTETS: &str = "application/octet-stream";
 enum Target {
     Base,
     Token,
+    Catalog,
     Tags { name: String },
     Referrers { name: String, digest: String },
     Manifest { name: String, reference: String },
@@ -40,6 +41,7 @@ impl Target {
         let rest = match path {
             "/token" => return Some(Self::Token),
             "/v2/" | "/v2" => return Some(Self::Base),
+            "/v2/_catalog" => return Some(Self::Catalog),
             path => path.strip_prefix("/v2/")?,
         };
         let own = str::to_owned;
@@ -64,7 +66,7 @@ impl Target {
 
     fn name(&self) -> Option<&str> {
         match self {
-            Self::Base | Self::Token => None,
+            Self::Base | Self::Token | Self::Catalog => None,
             Self::Tags { name }
             | Self::Referrers { name, .. }
             | Self::Manifest { name, .. }
@@ -163,6 +165,9 @@ pub(crate) async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Opt
             Fault::Location(location) => {
                 response.headers_mut().insert(LOCATION, header(location));
             }
+            Fault::Link(link) => {
+                response.headers_mut().insert(LINK, header(link));
+            }
             _ => {}
         }
     }
@@ -215,6 +220,7 @@ impl Exchange {
         let method = self.parts.method.as_str().to_owned();
         match (method.as_str(), target) {
             ("GET" | "HEAD", Target::Base) => Ok(reply::json(&serde_json::json!({}))),
+            ("GET", Target::Catalog) if self.shared.options.catalog => self.catalog(),
             ("GET", Target::Tags { name }) => self.tags(&name),
             ("GET", Target::Referrers { name, digest }) if self.shared.options.referrers => {
                 self.referrers(&name, &digest)
@@ -225,7 +231,9 @@ impl Exchange {
             ("GET" | "HEAD", Target::Manifest { name, reference }) => self.get_manifest(&name, &reference),
             ("PUT", Target::Manifest { name, reference }) => self.put_manifest(&name, &reference).await,
             ("GET" | "HEAD", Target::Blob { name, digest }) => self.get_blob(&name, &digest),
-            ("DELETE", target @ (Target::Manifest { .. } | Target::Blob { .. })) if self.shared.options.deletes => {
+            ("DELETE", target @ (Target::Manifest { .. } | Target::Blob { .. }))
+                if self.shared.options.deletes != Deletes::Nothing =>
+            {
                 self.delete(target)
             }
             ("POST", Target::Uploads { name }) => self.begin_upload(&name).await,
@@ -245,6 +253,9 @@ impl Exchange {
 
     fn authorize(&self, target: &Target) -> Result<(), Refusal> {
         let mut wanted = Vec::new();
+        if let Target::Catalog = target {
+            wanted.push(Grant::catalog());
+        }
         if let Some(name) = target.name() {
             wanted.push(match (&self.parts.method, target) {
                 (&Method::DELETE, Target::Manifest { .. } | Target::Blob { .. }) => Grant::new(name, &["delete"]),
@@ -306,46 +317,6 @@ impl Exchange {
     }
 
     // ---- reading ----
-
-    fn tags(&self, name: &str) -> Answer {
-        let state = self.shared.state();
-        let repository = state.repositories.get(name);
-        let repository = repository.ok_or_else(|| Refusal::new(404, "NAME_UNKNOWN", "no such repository"))?;
-        let limit = match self.parameter("n").map(str::parse) {
-            None => self.shared.options.page,
-            Some(Ok(limit)) => self.shared.options.page.min(limit),
-            Some(Err(_)) => return Err(Refusal::new(400, "UNSUPPORTED", "n is not a number")),
-        };
-        let last = self.parameter("last").unwrap_or_default();
-        let mut tags = repository.tags.keys().filter(|tag| tag.as_str() > last).collect::<Vec<_>>();
-        let more = tags.len() > limit;
-        tags.truncate(limit);
-        let mut response = reply::json(&serde_json::json!({ "name": name, "tags": tags }));
-        if let (true, Some(last)) = (more, tags.last()) {
-            let link = format!("</v2/{name}/tags/list?n={limit}&last={last}>; rel=\"next\"");
-            response.headers_mut().insert("link", header(&link));
-        }
-        Ok(response)
-    }
-
-    fn referrers(&self, name: &str, digest: &str) -> Answer {
-        if !contents::is_digest(digest) {
-            return Err(Refusal::new(400, "DIGEST_INVALID", "not a digest"));
-        }
-        let state = self.shared.state();
-        let mut found = state.repositories.get(name).map(|repository| repository.referrers(digest)).unwrap_or_default();
-        let wanted = self.parameter("artifactType");
-        if let Some(wanted) = wanted {
-            found.retain(|descriptor| descriptor["artifactType"] == wanted);
-        }
-        let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found });
-        let mut response = reply::json(&index);
-        response.headers_mut().insert(CONTENT_TYPE, header(OCI_INDEX));
-        if wanted.is_some() {
-            response.headers_mut().insert("oci-filters-applied", header("artifactType"));
-        }
-        Ok(response)
-    }
 
     fn get_manifest(&self, name: &str, reference: &str) -> Answer {
         let unknown = |message: &str| Refusal::new(404, "MANIFEST_UNKNOWN", message);
@@ -411,6 +382,11 @@ impl Exchange {
     }
 
     fn delete(&self, target: Target) -> Answer {
+        if let (Deletes::ByDigest, Target::Manifest { reference, .. }) = (self.shared.options.deletes, &target)
+            && !contents::is_digest(reference)
+        {
+            return Err(Refusal::new(400, "DIGEST_INVALID", "provided digest did not match uploaded content"));
+        }
         let mut state = self.shared.state();
         let was_there = match &target {
             Target::Manifest { name, reference } => {

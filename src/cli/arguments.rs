@@ -10,7 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
 use super::{
-    checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, serve, shell, transfer, verify,
+    checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, remote, serve, shell, transfer,
+    verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -104,6 +105,8 @@ pub(super) enum Command {
     Checkout(checkout::Checkout),
     Export(export::Export),
     Families(families::Families),
+    Tags(remote::Tags),
+    Catalog(remote::Catalog),
     Tag(names::Tag),
     Rm(names::Rm),
     Gc(names::Gc),

@@ -19,6 +19,7 @@ mod login;
 mod names;
 mod output;
 mod progress;
+mod remote;
 mod serve;
 mod settings;
 mod shell;
@@ -141,6 +142,8 @@ impl Session {
             Command::Checkout(checkout) => checkout.run(self).await,
             Command::Export(export) => export.run(self).await,
             Command::Families(families) => families.run(self),
+            Command::Tags(tags) => tags.run(self).await,
+            Command::Catalog(catalog) => catalog.run(self).await,
             Command::Tag(tag) => tag.run(self).await,
             Command::Rm(rm) => rm.run(self).await,
             Command::Gc(gc) => gc.run(self).await,

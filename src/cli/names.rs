@@ -6,9 +6,10 @@ use serde_json::json;
 use super::Session;
 use super::exit::Exit;
 use super::output::{count, size};
+use super::transfer::Transport;
 use crate::error::Result;
-use crate::oci::Reference;
-use crate::ops::remove;
+use crate::oci::{Digest, Reference};
+use crate::ops::{remote, remove};
 
 const TAG_EXAMPLES: &str = "\
 Examples:
@@ -18,7 +19,8 @@ Examples:
 const RM_EXAMPLES: &str = "\
 Examples:
   kiln rm llama:int4
-  kiln rm llama:int4 llama:int8";
+  kiln rm llama:int4 llama:int8
+  kiln rm --remote registry.example/team/llama:int4";
 
 const GC_EXAMPLES: &str = "\
 Examples:
@@ -49,43 +51,67 @@ impl Tag {
     }
 }
 
-/// Remove names
+/// Remove names, in the store or in a registry
 ///
 /// The blobs stay until `kiln gc`, so that a name can be given back with `kiln create` or `kiln pull`
-/// without writing them again.
+/// without writing them again. In a registry a tag goes alone; a name with a digest and no tag is the manifest, with
+/// every tag that points at it.
 #[derive(Debug, Args)]
 #[command(after_help = RM_EXAMPLES)]
 pub(super) struct Rm {
-    /// The models' names in the store
+    /// The models' names
     #[arg(required = true, value_name = "NAME")]
     names: Vec<Reference>,
+    /// Remove them from their registries, and not from the store
+    #[arg(long)]
+    remote: bool,
+    #[command(flatten)]
+    transport: Transport,
 }
 
 impl Rm {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let removed = session
-            .blocking(move |session| {
-                let store = session.open_store()?;
-                Ok(self.names.into_iter().map(|name| (remove::remove(&store, &name), name)).collect::<Vec<_>>())
-            })
-            .await?;
-        let printer = &session.printer;
-        let mut exit = Exit::Done;
-        for (outcome, name) in removed {
-            match outcome {
-                Ok(digest) if printer.is_json() => {
-                    printer.object(&json!({"event": "removed", "name": name.to_string(), "digest": digest}));
-                }
-                Ok(digest) => printer.data(format_args!("removed {name} {digest}")),
-                // The others go all the same; the first failure decides.
-                Err(error) => {
-                    printer.error(&error);
-                    exit = if exit == Exit::Done { error.kind().into() } else { exit };
-                }
+        let removed = if self.remote {
+            let access = self.transport.access(session);
+            let mut removed = Vec::new();
+            for name in self.names {
+                removed.push((remote::delete(&name, &access).await, name));
+            }
+            removed
+        } else {
+            let names = self.names;
+            session
+                .blocking(move |session| {
+                    let store = session.open_store()?;
+                    let removed = |name| (remove::remove(&store, &name).map(Some), name);
+                    Ok(names.into_iter().map(removed).collect())
+                })
+                .await?
+        };
+        Ok(tell_removed(session, removed))
+    }
+}
+
+/// Says what was removed, and what was not: one name is no reason to keep the others, and the first failure decides.
+fn tell_removed(session: &Session, removed: Vec<(Result<Option<Digest>>, Reference)>) -> Exit {
+    let printer = &session.printer;
+    let mut exit = Exit::Done;
+    for (outcome, name) in removed {
+        match outcome {
+            Ok(digest) if printer.is_json() => {
+                printer.object(&json!({"event": "removed", "name": name.to_string(), "digest": digest}));
+            }
+            Ok(Some(digest)) if name.digest() != Some(&digest) => {
+                printer.data(format_args!("removed {name} {digest}"));
+            }
+            Ok(_) => printer.data(format_args!("removed {name}")),
+            Err(error) => {
+                printer.error(&error);
+                exit = if exit == Exit::Done { error.kind().into() } else { exit };
             }
         }
-        Ok(exit)
     }
+    exit
 }
 
 /// Remove the blobs that no model needs

@@ -51,6 +51,14 @@ impl Transport {
     pub(super) fn options(self) -> Options {
         Options { plain_http: self.plain_http, ca: self.ca, ..Options::default() }
     }
+
+    pub(super) fn access(self, session: &Session) -> Access {
+        let keychain: Arc<dyn Keychain> = match session.settings.docker_config() {
+            Some(path) => Arc::new(DockerConfig::at(path)),
+            None => Arc::new(Anonymous),
+        };
+        Access { keychain, options: self.options() }
+    }
 }
 
 /// How many things are moved at once, and how.
@@ -66,11 +74,8 @@ pub(super) struct Traffic {
 
 impl Traffic {
     pub(super) fn access(self, session: &Session) -> Access {
-        let keychain: Arc<dyn Keychain> = match session.settings.docker_config() {
-            Some(path) => Arc::new(DockerConfig::at(path)),
-            None => Arc::new(Anonymous),
-        };
-        Access { keychain, options: Options { concurrency: self.concurrency.get(), ..self.transport.options() } }
+        let Access { keychain, options } = self.transport.access(session);
+        Access { keychain, options: Options { concurrency: self.concurrency.get(), ..options } }
     }
 
     /// Pulls the source of a new model, under the name that a pull gives it.

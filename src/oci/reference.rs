@@ -35,6 +35,22 @@ impl Reference {
         &self.path
     }
 
+    /// The repository with its registry, as a person writes it.
+    pub fn repository(&self) -> String {
+        self.host().map_or_else(|| self.path.clone(), |host| format!("{host}/{}", self.path))
+    }
+
+    /// Whether it names a repository only: neither a tag nor a digest is written.
+    pub fn is_repository(&self) -> bool {
+        self.tag.is_none() && self.digest.is_none()
+    }
+
+    /// The same name without the digest.
+    #[must_use]
+    pub fn without_digest(&self) -> Self {
+        Self { digest: None, ..self.clone() }
+    }
+
     /// The tag; `latest` when neither a tag nor a digest is named.
     pub fn tag(&self) -> Option<&str> {
         match (&self.tag, &self.digest) {
@@ -148,6 +164,21 @@ mod tests {
             assert_eq!(reference.to_string(), full, "{text}");
             assert_eq!(reference.to_string().parse::<Reference>().unwrap().to_string(), full);
         }
+    }
+
+    #[test]
+    fn a_repository_is_what_has_no_tag_and_no_digest() {
+        let digest = Digest::of(b"");
+        for (text, repository, only) in [
+            ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b", true),
+            ("127.0.0.1:5000/a/b:x", "127.0.0.1:5000/a/b", false),
+            (&format!("a@{digest}"), "a", false),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!((reference.repository().as_str(), reference.is_repository()), (repository, only), "{text}");
+        }
+        let pinned: Reference = format!("a:x@{digest}").parse().unwrap();
+        assert_eq!(pinned.without_digest().to_string(), "a:x");
     }
 
     #[test]

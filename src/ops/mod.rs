@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod ollama;
 mod parallel;
 pub mod recipe;
+pub mod remote;
 pub mod remove;
 pub mod repair;
 mod republish;

@@ -207,7 +207,12 @@ impl Client {
         let location = location.ok_or_else(|| {
             Error::new(ErrorKind::Registry, format!("The registry `{}` names no address to go on at", self.host()))
         })?;
-        self.address.follow(response.url(), location)
+        self.follow(response, location)
+    }
+
+    /// The address `target` that `response` names, absolute or relative to its own.
+    pub(super) fn follow(&self, response: &Response, target: &str) -> Result<Url> {
+        self.address.follow(response.url(), target)
     }
 
     /// The address `kept`, which an earlier run was led to.

@@ -109,8 +109,8 @@ impl Failure {
         if kind == ErrorKind::Unauthorized {
             error = error.hint(format!("kiln login {host}"));
         }
-        let mut again =
-            status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        let mut again = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
         if again && let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
             again = false;
             // A date has four digits for the year, whatever the registry dreams of.
@@ -282,6 +282,7 @@ mod tests {
             (416, false, ErrorKind::Registry),
             (429, true, ErrorKind::Registry),
             (500, true, ErrorKind::Registry),
+            (501, false, ErrorKind::Registry),
             (503, true, ErrorKind::Registry),
             (524, true, ErrorKind::Registry),
         ] {

@@ -10,12 +10,15 @@ mod auth;
 mod bounded;
 mod client;
 mod credential;
+mod delete;
 mod docker_config;
 mod download;
 mod failure;
+mod listing;
 mod manifests;
 mod ollama;
 mod outgoing;
+mod pages;
 mod upload;
 
 use std::collections::BTreeSet;
@@ -32,6 +35,7 @@ use reqwest::{Method, StatusCode, Url};
 
 pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
+pub use listing::catalog;
 pub use ollama::{OllamaOptions, SigningKey};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -16,6 +16,7 @@ mod login;
 mod names;
 mod place;
 mod published;
+mod remote;
 mod repair;
 mod republish;
 mod serve;

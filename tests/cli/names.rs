@@ -26,21 +26,27 @@ fn help_says_what_it_takes() {
       kiln tag llama:int4 registry.example/team/llama:int4
     ");
     assert_snapshot!(help("rm"), @r"
-    Remove names
+    Remove names, in the store or in a registry
 
     Usage: kiln rm [OPTIONS] <NAME>...
 
     Arguments:
-      <NAME>...  The models' names in the store
+      <NAME>...  The models' names
 
     Options:
-      -h, --help  Print help (see more with '--help')
+          --remote  Remove them from their registries, and not from the store
+      -h, --help    Print help (see more with '--help')
+
+    Registry options:
+          --plain-http  Speak plain HTTP
+          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
 
     Global options: …
 
     Examples:
       kiln rm llama:int4
       kiln rm llama:int4 llama:int8
+      kiln rm --remote registry.example/team/llama:int4
     ");
     assert_snapshot!(help("gc"), @r"
     Remove the blobs that no model needs

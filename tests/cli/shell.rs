@@ -5,7 +5,8 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
+    "catalog",
     "checkout",
     "completions",
     "copy",
@@ -25,6 +26,7 @@ const COMMANDS: [&str; 20] = [
     "serve",
     "show",
     "tag",
+    "tags",
     "verify",
 ];
 
@@ -59,8 +61,10 @@ fn help_names_every_command() {
       checkout     Lay a model out as a directory
       export       Put a model into another program's store
       families     List the model families that kiln knows
+      tags         List the tags of a repository in a registry
+      catalog      List the repositories of a registry
       tag          Give a model another name
-      rm           Remove names
+      rm           Remove names, in the store or in a registry
       gc           Remove the blobs that no model needs
       serve        Serve the store as a registry over HTTP
       login        Log in to a registry

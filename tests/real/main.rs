@@ -14,6 +14,7 @@ mod differences;
 mod families;
 mod golden;
 mod killed;
+mod operations;
 #[path = "../cli/place.rs"]
 #[allow(dead_code, reason = "the tests of the command line use all of it")]
 mod place;

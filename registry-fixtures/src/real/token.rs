@@ -67,9 +67,8 @@ impl Issuer {
     /// A JWT of RFC 7519, signed with ES256.
     fn sign(&self, grants: &[Grant]) -> Option<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-        let access = grants
-            .iter()
-            .map(|grant| json!({ "type": "repository", "name": grant.repository, "actions": grant.actions }));
+        let access =
+            grants.iter().map(|grant| json!({ "type": grant.kind, "name": grant.name, "actions": grant.actions }));
         let header = json!({ "typ": "JWT", "alg": "ES256", "x5c": [self.certificate] });
         let claims = json!({
             "iss": NAME, "aud": NAME, "sub": self.user, "jti": now.to_string(),
