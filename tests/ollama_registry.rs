@@ -38,7 +38,8 @@ struct Content(Bytes);
 
 impl Body for Content {
     fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
-        let rest = self.0.slice(bytes.start as usize..bytes.end as usize);
+        let end = self.0.len().min(bytes.end as usize);
+        let rest = self.0.slice(end.min(bytes.start as usize)..end);
         let pieces: Vec<_> = rest.chunks(7000).map(|piece| Ok(rest.slice_ref(piece))).collect();
         Box::pin(async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) })
     }
