@@ -84,8 +84,8 @@ async fn resolve<S: Refs>(source: &S, from: &Reference) -> Result<(Descriptor, B
     let found = source.resolve(from).await?;
     let (target, manifest) =
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no model `{from}`")))?;
-    let actual = Digest::of(&manifest);
     for promised in std::iter::once(&target.digest).chain(from.digest()) {
+        let actual = promised.algorithm().digest(&manifest);
         if actual != *promised {
             let message = format!("The manifest of `{from}` has the digest `{actual}` instead of `{promised}`");
             return Err(Error::new(ErrorKind::Corrupt, message));

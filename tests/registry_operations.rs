@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln::oci::{Digest, Reference};
+use kiln::copy::{Direction, copy};
+use kiln::oci::{Algorithm, Digest, Reference};
 use kiln::registry::{Anonymous, Credential, Keychain, Options as Transport, Remote, catalog};
-use kiln::{Error, ErrorKind, Result};
+use kiln::storage::Refs as _;
+use kiln::{Error, ErrorKind, Progress, Result};
 use registry_fixtures::{Auth, Deletes, Fault, Fixture, Listing, Options, Recorded, Trigger};
 
 const REPOSITORY: &str = "team/model";
@@ -140,7 +142,7 @@ async fn the_next_page_is_where_the_link_leads() {
     for link in links {
         let registry = five_tags(Options::default());
         let link = link(&registry.host());
-        registry.inject(Trigger::on("GET", "/tags/list"), Fault::Link(link.clone()));
+        registry.inject(Trigger::on("GET", "/tags/list"), Fault::Header("link", link.clone()));
         assert_eq!(remote(&registry).tags().await.unwrap(), FIVE, "{link}");
         let asked: Vec<String> = lists(&registry).into_iter().map(|request| request.query).collect();
         assert_eq!(asked, ["n=1000", "last=v1"], "{link}");
@@ -152,7 +154,7 @@ async fn a_list_does_not_go_on_at_another_registry() {
     let other = Fixture::start();
     let registry = five_tags(Options::default().auth(Auth::basic("alice", "s3cret")));
     let link = format!(r#"<http://{}/v2/team/model/tags/list?last=v1>; rel="next""#, other.host());
-    registry.inject(Trigger::on("GET", "/tags/list").always(), Fault::Link(link));
+    registry.inject(Trigger::on("GET", "/tags/list").always(), Fault::Header("link", link));
     let error = remote(&registry).tags().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Registry);
     assert!(error.to_string().contains(&format!("elsewhere: `http://{}/v2/", other.host())), "{error}");
@@ -164,7 +166,7 @@ async fn a_list_without_an_end_is_left() {
     // The same page over and over, and the same tags on pages that are always others.
     let registry = five_tags(Options::default());
     let same = r#"</v2/team/model/tags/list?n=1000>; rel="next""#.to_owned();
-    registry.inject(Trigger::on("GET", "/tags/list").always(), Fault::Link(same));
+    registry.inject(Trigger::on("GET", "/tags/list").always(), Fault::Header("link", same));
     let error = ended(remote(&registry).tags()).await.unwrap_err();
     assert!(error.to_string().contains("a list that does not end"), "{error}");
     assert_eq!(lists(&registry).len(), 1);
@@ -172,7 +174,7 @@ async fn a_list_without_an_end_is_left() {
     let registry = five_tags(Options::default());
     for turn in 1..9 {
         let other = format!(r#"</v2/team/model/tags/list?turn={turn}>; rel="next""#);
-        registry.inject(Trigger::on("GET", "/tags/list").nth(turn), Fault::Link(other));
+        registry.inject(Trigger::on("GET", "/tags/list").nth(turn), Fault::Header("link", other));
     }
     let error = ended(remote(&registry).tags()).await.unwrap_err();
     assert!(error.to_string().contains("a list that does not end"), "{error}");
@@ -184,7 +186,7 @@ async fn a_list_without_an_end_is_left() {
     registry.inject(Trigger::on("GET", "/tags/list").nth(2).times(2), nothing);
     for turn in 1..4 {
         let other = format!(r#"</v2/team/model/tags/list?last=v{turn}>; rel="next""#);
-        registry.inject(Trigger::on("GET", "/tags/list").nth(turn), Fault::Link(other));
+        registry.inject(Trigger::on("GET", "/tags/list").nth(turn), Fault::Header("link", other));
     }
     assert_eq!(ended(remote(&registry).tags()).await.unwrap(), FIVE);
     assert_eq!(lists(&registry).len(), 4);
@@ -334,4 +336,49 @@ async fn what_is_damaged_can_be_removed() {
     let registry = five_tags(Options::default().fault(Trigger::on("GET", "/manifests/"), Fault::FlipBit { at: 20 }));
     assert_eq!(remote(&registry).delete(&reference(&registry, ":v0")).await.unwrap(), None);
     assert_eq!(registry.tags(REPOSITORY).len(), 4);
+}
+
+#[tokio::test]
+async fn a_manifest_is_held_to_the_algorithm_that_it_is_promised_by() {
+    let registry = five_tags(Options::default());
+    let bytes = registry.manifest(REPOSITORY, "v0").unwrap();
+    let promised = Algorithm::Sha512.digest(&bytes);
+    let by_digest = reference(&registry, &format!("@{promised}"));
+    // The fixture knows SHA-256 only.
+    let answer = || Fault::Status { code: 200, retry_after: None, body: String::from_utf8(bytes.to_vec()).unwrap() };
+    let asked = || Trigger::on("GET", "/manifests/sha512:");
+    registry.inject(asked(), answer());
+    let (target, received) = remote(&registry).resolve(&by_digest).await.unwrap().unwrap();
+    assert_eq!((target.digest, received), (promised, bytes.clone()));
+
+    registry.inject(asked(), answer());
+    registry.inject(asked(), Fault::FlipBit { at: 40 });
+    let error = remote(&registry).resolve(&by_digest).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(&format!("than its name says, `{promised}`")), "{error}");
+
+    // What the registry says besides is held to its own algorithm too.
+    let by_tag = reference(&registry, ":v0");
+    let says = |digest: &Digest| Fault::Header("docker-content-digest", digest.to_string());
+    registry.inject(Trigger::on("GET", "/manifests/v0"), says(&promised));
+    assert_eq!(remote(&registry).resolve(&by_tag).await.unwrap().unwrap().0.digest, promised);
+    registry.inject(Trigger::on("GET", "/manifests/v0"), says(&Algorithm::Sha512.digest(b"other")));
+    let error = remote(&registry).resolve(&by_tag).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    registry.inject(Trigger::on("GET", "/manifests/v0"), Fault::Header("docker-content-digest", "md5:00".to_owned()));
+    assert_eq!(remote(&registry).resolve(&by_tag).await.unwrap().unwrap().0.digest, Digest::of(&bytes));
+}
+
+#[tokio::test]
+async fn what_was_promised_by_sha_512_is_copied() {
+    let (registry, other) = (five_tags(Options::default()), Fixture::start());
+    let bytes = registry.manifest(REPOSITORY, "v0").unwrap();
+    let answer = Fault::Status { code: 200, retry_after: None, body: String::from_utf8(bytes.to_vec()).unwrap() };
+    registry.inject(Trigger::on("GET", "/manifests/sha512:").always(), answer);
+    let from = reference(&registry, &format!("@{}", Algorithm::Sha512.digest(&bytes)));
+    let to = reference(&other, ":copy");
+    let (source, destination) = (remote(&registry), remote(&other));
+    let report = copy(Direction::Mirror, &source, &from, &destination, &to, 1, &Progress::silent()).await.unwrap();
+    assert_eq!(Some(&report.digest), from.digest());
+    assert_eq!(other.manifest(REPOSITORY, "copy").unwrap(), bytes);
 }

@@ -97,8 +97,8 @@ pub enum Fault {
     MissingLocation,
     /// The reply has this `Location`.
     Location(String),
-    /// The reply has this `Link`.
-    Link(String),
+    /// The reply has this header, and none besides of its name.
+    Header(&'static str, String),
 }
 
 /// The faults still to come.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION, RANGE};
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
@@ -165,8 +165,8 @@ pub(crate) async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Opt
             Fault::Location(location) => {
                 response.headers_mut().insert(LOCATION, header(location));
             }
-            Fault::Link(link) => {
-                response.headers_mut().insert(LINK, header(link));
+            Fault::Header(name, value) => {
+                response.headers_mut().insert(*name, header(value));
             }
             _ => {}
         }

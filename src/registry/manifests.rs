@@ -28,26 +28,29 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 struct Reply {
     bytes: Bytes,
     media_type: Option<MediaType>,
-    /// Without it, or with one of another algorithm, nothing is promised.
+    /// Without it, or with one of an algorithm that we do not know, nothing is promised.
     digest: Option<Digest>,
 }
 
 impl Repository {
-    /// The manifest that the tag or digest `name` points at; `None` when there is none.
+    /// The manifest that the tag or digest `name` points at; `None` when there is none. Its digest is of the algorithm
+    /// that `name`, or else the registry, has it by.
     pub(super) async fn manifest(&self, name: &str) -> Result<Option<(Descriptor, Bytes)>> {
         let Some(Reply { bytes, media_type, digest }) = self.client.persist(|| self.manifest_reply(name)).await? else {
             return Ok(None);
         };
-        let actual = Digest::of(&bytes);
-        if name.parse::<Digest>().is_ok_and(|pinned| pinned != actual) {
-            return Err(self.corrupt(name, &format!("has other bytes, of digest `{actual}`")));
+        let pinned = name.parse::<Digest>().ok();
+        for (promised, whose) in [(pinned, "its name"), (digest, "the registry")] {
+            let Some(promised) = promised else { continue };
+            let actual = promised.algorithm().digest(&bytes);
+            if actual != promised {
+                let message = format!("has other bytes, of digest `{actual}`, than {whose} says, `{promised}`");
+                return Err(self.corrupt(name, &message));
+            }
         }
-        if let Some(promised) = digest.filter(|promised| *promised != actual) {
-            let message = format!("has other bytes, of digest `{actual}`, than the registry says, `{promised}`");
-            return Err(self.corrupt(name, &message));
-        }
-        let media_type = self.media_type(name, &bytes, media_type)?;
-        Ok(Some((Descriptor::of(media_type, &bytes), bytes)))
+        let mut target = Descriptor::of(self.media_type(name, &bytes, media_type)?, &bytes);
+        target.digest = pinned.or(digest).unwrap_or(target.digest);
+        Ok(Some((target, bytes)))
     }
 
     async fn manifest_reply(&self, name: &str) -> Result<Option<Reply>, Failure> {
