@@ -30,6 +30,8 @@ pub struct Options {
     pub single_post: bool,
     /// Whether it has the referrers API.
     pub referrers: bool,
+    /// Whether it leaves out referrers of other types than it is asked for.
+    pub filters: bool,
     /// What it deletes besides blobs.
     pub deletes: Deletes,
     /// The longest PATCH it takes, in bytes; 0 to take none.
@@ -40,7 +42,7 @@ pub struct Options {
     pub catalog: bool,
     /// How it lists what is more than was asked for.
     pub listing: Listing,
-    /// How many tags or repositories it lists at most in one reply.
+    /// How many tags, repositories or referrers it lists at most in one reply.
     pub page: usize,
     /// What goes wrong.
     pub faults: Vec<(Trigger, Fault)>,
@@ -56,6 +58,7 @@ impl Default for Options {
             mounts: true,
             single_post: false,
             referrers: false,
+            filters: true,
             deletes: Deletes::Everything,
             max_chunk: None,
             min_chunk: None,
@@ -320,6 +323,11 @@ impl Fixture {
     /// Takes a blob out of `repository`; says whether it was there.
     pub fn remove_blob(&self, repository: &str, digest: &str) -> bool {
         self.write(repository, |repository| repository.blobs.remove(digest).is_some())
+    }
+
+    /// Takes a tag, or a manifest with its tags, out of `repository`; says whether it was there.
+    pub fn remove_manifest(&self, repository: &str, reference: &str) -> bool {
+        self.write(repository, |repository| repository.delete_manifest(reference))
     }
 
     fn read<T: Default>(&self, repository: &str, read: impl FnOnce(&Repository) -> T) -> T {

@@ -51,15 +51,24 @@ impl Exchange {
         }
         let state = self.shared.state();
         let mut found = state.repositories.get(name).map(|repository| repository.referrers(digest)).unwrap_or_default();
-        let wanted = self.parameter("artifactType");
-        if let Some(wanted) = wanted {
-            found.retain(|descriptor| descriptor["artifactType"] == wanted);
-        }
+        let wanted = self.parameter("artifactType").filter(|_| self.shared.options.filters);
+        let last = self.parameter("last").unwrap_or_default();
+        found.retain(|descriptor| wanted.is_none_or(|wanted| descriptor["artifactType"] == wanted));
+        // They are in the order of their digests.
+        found.retain(|descriptor| descriptor["digest"].as_str().is_some_and(|digest| digest > last));
+        let more = found.len() > self.shared.options.page;
+        found.truncate(self.shared.options.page);
         let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found });
         let mut response = reply::json(&index);
         response.headers_mut().insert(CONTENT_TYPE, header(OCI_INDEX));
         if wanted.is_some() {
             response.headers_mut().insert("oci-filters-applied", header("artifactType"));
+        }
+        if let Some(last) = found.last().filter(|_| more) {
+            let filter = wanted.map(|wanted| format!("artifactType={wanted}&")).unwrap_or_default();
+            let last = last["digest"].as_str().unwrap_or_default();
+            let link = format!("</v2/{name}/referrers/{digest}?{filter}last={last}>; rel=\"next\"");
+            response.headers_mut().insert("link", header(&link));
         }
         Ok(response)
     }

@@ -10,8 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::settings::variable;
 use super::{
-    checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, remote, serve, shell, transfer,
-    verify,
+    attach, checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, remote, serve, shell,
+    transfer, verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -105,6 +105,8 @@ pub(super) enum Command {
     Checkout(checkout::Checkout),
     Export(export::Export),
     Families(families::Families),
+    Attach(attach::Attach),
+    Referrers(attach::Referrers),
     Tags(remote::Tags),
     Catalog(remote::Catalog),
     Tag(names::Tag),

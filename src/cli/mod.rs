@@ -7,6 +7,7 @@
 //! import leaves in the store's `ingest/` is swept by `kiln gc`.
 
 mod arguments;
+mod attach;
 mod checkout;
 mod create;
 mod crosscheck;
@@ -142,6 +143,8 @@ impl Session {
             Command::Checkout(checkout) => checkout.run(self).await,
             Command::Export(export) => export.run(self).await,
             Command::Families(families) => families.run(self),
+            Command::Attach(attach) => attach.run(self).await,
+            Command::Referrers(referrers) => referrers.run(self).await,
             Command::Tags(tags) => tags.run(self).await,
             Command::Catalog(catalog) => catalog.run(self).await,
             Command::Tag(tag) => tag.run(self).await,

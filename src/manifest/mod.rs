@@ -1,6 +1,7 @@
 //! What a manifest says, in each dialect: the config blob, the layers, and `kiln.lock`. Pure: bytes and
 //! values only.
 
+mod artifact;
 mod docker;
 mod file;
 mod lock;
@@ -11,6 +12,7 @@ mod version;
 
 use std::str::FromStr;
 
+pub use artifact::{EMPTY, artifact, empty};
 pub use file::{FilePath, files, paths, shard_index};
 pub use lock::{EPOCH, Lock, LockedDraft, LockedModelfile, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use modelfile::{Modelfile, Names, Setting};

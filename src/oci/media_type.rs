@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, quoted};
 
 /// A media type, compared as written and without parameters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ impl MediaType {
     pub const KILN_FILE: Self = Self::of("application/vnd.kiln.file.v1");
     /// `kiln.lock`.
     pub const KILN_LOCK: Self = Self::of("application/vnd.kiln.lock.v1+json");
+
+    /// Bytes of no type in particular.
+    pub const OCTETS: Self = Self::of("application/octet-stream");
 
     /// A media type known when the program is written.
     pub const fn of(text: &'static str) -> Self {
@@ -76,8 +82,45 @@ impl MediaType {
     }
 }
 
+impl FromStr for MediaType {
+    type Err = Error;
+
+    /// A media type as a person writes it: two names of RFC 6838, section 4.2, and no parameters.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        const LONGEST: usize = 127;
+        let is_name = |name: &str| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+            name.len() <= LONGEST
+                && name.bytes().all(allowed)
+                && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+        };
+        match text.split_once('/') {
+            Some((kind, name)) if is_name(kind) && is_name(name) => Ok(Self(Cow::Owned(text.to_owned()))),
+            _ => Err(Error::new(ErrorKind::Usage, format!("Not a media type: {}", quoted(text)))
+                .hint("write one as `application/vnd.example.card`")),
+        }
+    }
+}
+
 impl fmt::Display for MediaType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_type_is_two_names() {
+        for text in ["text/plain", "application/vnd.oci.image.manifest.v1+json", "a/b"] {
+            assert_eq!(text.parse::<MediaType>().unwrap().as_str(), text);
+        }
+        let long = format!("a/{}", "b".repeat(128));
+        for text in ["", "text", "text/", "/plain", "text/plain; charset=utf-8", "a/b/c", "a b/c", "a/.b", "a/é", &long]
+        {
+            assert_eq!(text.parse::<MediaType>().unwrap_err().kind(), ErrorKind::Usage, "{text}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod document;
 mod manifest;
 mod media_type;
 mod reference;
+mod referrer;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher};
@@ -14,3 +15,4 @@ pub use document::{Document, Index};
 pub use manifest::{MAX_MANIFEST_SIZE, Manifest};
 pub use media_type::MediaType;
 pub use reference::Reference;
+pub use referrer::Referrer;

@@ -3,6 +3,7 @@
 
 pub mod additions;
 mod again;
+pub mod attach;
 pub mod checkout;
 pub mod create;
 pub mod crosscheck;

@@ -11,7 +11,7 @@ use super::client::Call;
 use super::failure::Failure;
 use super::{Remote, Repository};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Document, Reference};
 
 /// What a registry did with a request to remove something.
 enum Answer {
@@ -33,10 +33,11 @@ impl Remote {
             (None, Some(digest)) => digest.to_string(),
             (None, None) => return Err(absent(reference)),
         };
-        let found = match self.0.manifest(&name).await {
+        let manifest = match self.0.manifest(&name).await {
             Err(damaged) if damaged.kind() == ErrorKind::Corrupt => None,
-            found => Some(found?.ok_or_else(|| absent(reference))?.0.digest),
+            manifest => Some(manifest?.ok_or_else(|| absent(reference))?),
         };
+        let found = manifest.as_ref().map(|(target, _)| target.digest);
         if let (Some(found), Some(_)) = (found, reference.tag())
             && !reference.admits(&found)
         {
@@ -44,13 +45,23 @@ impl Remote {
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         match self.0.client.persist(|| self.0.remove_manifest(&name)).await {
-            Ok(Answer::Removed) => Ok(found),
+            Ok(Answer::Removed) => {}
             // Somebody else removed it, or our own attempt whose answer was lost.
-            Ok(Answer::Absent) if self.0.manifest(&name).await.is_ok_and(|left| left.is_none()) => Ok(found),
-            Ok(Answer::Absent) => Err(refused(reference, found)),
-            Err(failure) if is_unsupported(&failure) => Err(refused(reference, found).caused_by(Error::from(failure))),
-            Err(failure) => Err(failure.into()),
+            Ok(Answer::Absent) if self.0.manifest(&name).await.is_ok_and(|left| left.is_none()) => {}
+            Ok(Answer::Absent) => return Err(refused(reference, found)),
+            Err(failure) if is_unsupported(&failure) => {
+                return Err(refused(reference, found).caused_by(Error::from(failure)));
+            }
+            Err(failure) => return Err(failure.into()),
         }
+        // A tag that goes leaves the manifest, and what that refers to.
+        if let (None, Some((target, bytes))) = (reference.tag(), manifest)
+            && let Ok(document) = Document::parse(&bytes, &target.media_type)
+            && let Some(subject) = document.subject()
+        {
+            self.0.unlist_referrer(&subject.digest, &target.digest).await?;
+        }
+        Ok(found)
     }
 }
 

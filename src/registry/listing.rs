@@ -86,7 +86,7 @@ async fn walk(
     let mut names = BTreeSet::new();
     let mut pages = Pages::new(client, first, access, JSON);
     while let Some(page) = pages.next().await? {
-        let listed = listed(&page, member).ok_or_else(|| {
+        let listed = listed(&page.bytes, member).ok_or_else(|| {
             let message =
                 format!("The registry `{}` answers with something else than a list of {member}", client.host());
             Error::new(ErrorKind::Registry, message)

@@ -13,7 +13,7 @@ use super::client::Call;
 use super::failure::Failure;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, MediaType};
+use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType, Referrer};
 
 /// Every kind of manifest: a registry may deny that it has one of a kind we did not name.
 pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
@@ -23,6 +23,10 @@ pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
 
 /// The digest of the reply's content, of OCI distribution-spec v1.1.1, "Pulling manifests".
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// The subject of a manifest that a registry has taken, if it lists referrers: OCI distribution-spec v1.1.1, "Pushing
+/// Manifests with Subject".
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// A manifest and what the registry says that it is.
 struct Reply {
@@ -86,18 +90,36 @@ impl Repository {
         Error::new(ErrorKind::Corrupt, format!("The manifest `{name}` of `{self}` {what}"))
     }
 
-    /// Stores `bytes` under the tag or digest `name`.
+    /// Stores `bytes` under the tag or digest `name`, and has whoever looks for what refers to another manifest find it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the registry misses a blob that the manifest names.
     pub(super) async fn put_manifest(&self, name: &str, media_type: &MediaType, bytes: &Bytes) -> Result<()> {
+        let listed = self.store_manifest(name, media_type, bytes).await?;
+        if listed {
+            return Ok(());
+        }
+        // A registry takes what it likes; what we cannot read has no subject that we know.
+        let Ok(document) = Document::parse(bytes, media_type) else { return Ok(()) };
+        let Some(subject) = document.subject() else { return Ok(()) };
+        let digest = name.parse().unwrap_or_else(|_| Digest::of(bytes));
+        let target = Descriptor::new(media_type.clone(), digest, bytes.len() as u64);
+        self.list_referrer(&subject.digest, &Referrer::of(&target, &document)).await
+    }
+
+    /// Stores `bytes` under the tag or digest `name`; says whether the registry has seen their subject itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the registry misses a blob that the manifest names.
+    pub(super) async fn store_manifest(&self, name: &str, media_type: &MediaType, bytes: &Bytes) -> Result<bool> {
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
             return Err(Error::new(ErrorKind::Registry, format!("The manifest for `{self}` is larger than 4 MiB")));
         }
         let content_type = HeaderValue::from_str(media_type.as_str()).map_err(|cause| {
             Error::new(ErrorKind::Usage, format!("Not a media type: {}", quoted(media_type.as_str()))).caused_by(cause)
         })?;
-        self.client
+        let listed = self
+            .client
             .persist(|| async {
                 let url = self.url(&format!("manifests/{name}")).await?;
                 let call = Call::new(Method::PUT, url, Access::Push)
@@ -106,11 +128,13 @@ impl Repository {
                     .closing();
                 let response = self.client.exchange(&call).await?;
                 match response.status() {
-                    StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => Ok(()),
+                    StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => {
+                        Ok(response.headers().contains_key(SUBJECT))
+                    }
                     _ => Err(self.client.refused(&call, response).await),
                 }
             })
             .await?;
-        Ok(())
+        Ok(listed)
     }
 }

@@ -19,6 +19,7 @@ mod manifests;
 mod ollama;
 mod outgoing;
 mod pages;
+mod referrers;
 mod upload;
 
 use std::collections::BTreeSet;

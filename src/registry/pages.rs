@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, HeaderValue, LINK};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Access;
@@ -19,6 +19,12 @@ const MAX_PAGES: usize = 10_000;
 const MAX_PAGE_SIZE: u64 = 16 << 20;
 /// How many bytes of all pages are read.
 const MAX_LIST_SIZE: u64 = 64 << 20;
+
+/// A page as it came.
+pub(super) struct Page {
+    pub(super) headers: HeaderMap,
+    pub(super) bytes: Bytes,
+}
 
 /// A walk from page to page.
 pub(super) struct Pages<'a> {
@@ -36,13 +42,13 @@ impl<'a> Pages<'a> {
     }
 
     /// The next page; `None` after the last.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<Page>, Failure> {
         let Some(url) = self.next.take() else { return Ok(None) };
         if self.seen.len() == MAX_PAGES || !self.seen.insert(url.clone()) {
             return Err(self.endless().into());
         }
         let (page, next) = self.client.persist(|| self.page(&url)).await?;
-        self.left -= page.len() as u64;
+        self.left -= page.bytes.len() as u64;
         self.next = next;
         Ok(Some(page))
     }
@@ -63,15 +69,16 @@ impl<'a> Pages<'a> {
         Error::new(ErrorKind::Registry, message)
     }
 
-    async fn page(&self, url: &Url) -> Result<(Bytes, Option<Url>), Failure> {
+    async fn page(&self, url: &Url) -> Result<(Page, Option<Url>), Failure> {
         let call = Call::new(Method::GET, url.clone(), self.access.clone()).header(ACCEPT, self.accept.clone());
         let response = self.client.exchange(&call).await?;
         if response.status() != StatusCode::OK {
             return Err(self.client.refused(&call, response).await);
         }
         let next = self.link(&response).await?;
-        let page = bounded::read(response, MAX_PAGE_SIZE.min(self.left), self.client.idle()).await?;
-        Ok((page, next))
+        let headers = response.headers().clone();
+        let bytes = bounded::read(response, MAX_PAGE_SIZE.min(self.left), self.client.idle()).await?;
+        Ok((Page { headers, bytes }, next))
     }
 
     /// The address of the page after `response`: of this registry, or it is an error.

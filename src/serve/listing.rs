@@ -14,7 +14,7 @@ use super::route::{Repository, repository_name};
 use super::{Answer, Exchange, Served, reply, value};
 use crate::error::Result;
 use crate::json;
-use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType};
+use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType, Referrer};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -132,20 +132,7 @@ impl<S: Served> Exchange<'_, S> {
         let Some(document) = self.document(target).await? else { return Ok(None) };
         let refers_to = document.subject().map(|subject| subject.digest);
         self.server.subjects.remember(target.digest, refers_to);
-        Ok((refers_to == Some(*subject)).then(|| {
-            let mut descriptor = json!({
-                "mediaType": target.media_type,
-                "digest": target.digest,
-                "size": target.size,
-            });
-            if let Some(artifact_type) = document.artifact_type() {
-                descriptor["artifactType"] = artifact_type.as_str().into();
-            }
-            if !document.annotations().is_empty() {
-                descriptor["annotations"] = json!(document.annotations());
-            }
-            descriptor
-        }))
+        Ok((refers_to == Some(*subject)).then(|| json!(Referrer::of(target, &document))))
     }
 
     async fn document(&self, target: &Descriptor) -> Result<Option<Document>> {

@@ -5,7 +5,8 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
+    "attach",
     "catalog",
     "checkout",
     "completions",
@@ -22,6 +23,7 @@ const COMMANDS: [&str; 22] = [
     "man",
     "pull",
     "push",
+    "referrers",
     "rm",
     "serve",
     "show",
@@ -61,6 +63,8 @@ fn help_names_every_command() {
       checkout     Lay a model out as a directory
       export       Put a model into another program's store
       families     List the model families that kiln knows
+      attach       Attach files to a model in a registry
+      referrers    List what is attached to a model in a registry
       tags         List the tags of a repository in a registry
       catalog      List the repositories of a registry
       tag          Give a model another name
