@@ -102,7 +102,7 @@ impl Scene {
         let registry = Ollama::start(Behaviour { keys, ..behaviour });
         let home = TempDir::new().unwrap();
         let key = key_file(home.path(), KEY, 0o600);
-        let remote = remote(&reference(&registry, "team"), &options(vec![key]));
+        let remote = remote(&reference(&registry, "team"), &options(Some(key)));
         Self { registry, remote, home }
     }
 
@@ -149,11 +149,11 @@ fn reference(registry: &Ollama, namespace: &str) -> Reference {
     format!("{}/{namespace}/model:v1", registry.host()).parse().unwrap()
 }
 
-fn options(keys: Vec<PathBuf>) -> Options {
+fn options(key: Option<PathBuf>) -> Options {
     Options {
         chunk: Some(PART),
         first_pause: Duration::from_millis(5),
-        ollama: OllamaOptions { spoken: true, keys },
+        ollama: OllamaOptions { spoken: true, key },
         ..Options::default()
     }
 }
@@ -368,9 +368,9 @@ async fn a_token_that_ran_out_is_asked_for_again_in_the_middle() {
 async fn a_key_that_the_registry_does_not_know_is_shown_with_the_place_for_it() {
     let registry = Ollama::start(Behaviour::default());
     let home = TempDir::new().unwrap();
-    let keys = vec![key_file(home.path(), KEY, 0o600)];
+    let key = key_file(home.path(), KEY, 0o600);
     let there = reference(&registry, "team");
-    let error = push_model(&model(10).await, &remote(&there, &options(keys)), &there).await.unwrap_err();
+    let error = push_model(&model(10).await, &remote(&there, &options(Some(key))), &there).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     let hint = error.hint_text().unwrap();
     assert!(hint.contains("https://ollama.com/settings/keys") && hint.ends_with(&public_key()), "{hint}");
@@ -381,7 +381,7 @@ async fn a_key_that_the_registry_does_not_know_is_shown_with_the_place_for_it() 
 async fn a_key_of_somebody_else_is_told_so_without_a_circle() {
     let scene = Scene::with(Uploads::Parts);
     let there = reference(&scene.registry, "others");
-    let other = remote(&there, &options(vec![scene.home.path().join("id_ed25519")]));
+    let other = remote(&there, &options(Some(scene.home.path().join("id_ed25519"))));
     let error = push_model(&model(10).await, &other, &there).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert!(error.hint_text().unwrap().ends_with(&public_key()), "{error:?}");
@@ -393,7 +393,7 @@ async fn without_a_key_everything_can_be_pulled_and_nothing_pushed() {
     let scene = Scene::with(Uploads::Parts);
     let (memory, there) = (model(SIZE).await, reference(&scene.registry, "team"));
     push_model(&memory, &scene.remote, &there).await.unwrap();
-    let nobody = remote(&there, &options(vec![scene.home.path().join("missing")]));
+    let nobody = remote(&there, &options(Some(scene.home.path().join("missing"))));
     pull_model(&nobody, &there, &Memory::new()).await.unwrap();
 
     let error = push_model(&model(10).await, &nobody, &there).await.unwrap_err();
@@ -442,7 +442,7 @@ async fn a_part_does_not_go_where_everybody_can_read_along() {
 #[tokio::test]
 async fn no_other_registry_is_shown_the_key_or_asked_for_addresses() {
     let home = TempDir::new().unwrap();
-    let mut options = options(vec![key_file(home.path(), KEY, 0o600)]);
+    let mut options = options(Some(key_file(home.path(), KEY, 0o600)));
     options.ollama.spoken = false;
     let registry = Fixture::start_with(FixtureOptions::default().auth(Auth::bearer("alice", "s3cret")));
     let there: Reference = format!("{}/team/model:v1", registry.host()).parse().unwrap();
@@ -458,7 +458,7 @@ async fn no_other_registry_is_shown_the_key_or_asked_for_addresses() {
 async fn a_registry_of_the_ordinary_kind_can_be_spoken_to_all_the_same() {
     let registry = Fixture::start_with(FixtureOptions::default());
     let there: Reference = format!("{}/team/model:v1", registry.host()).parse().unwrap();
-    let report = push_model(&model(SIZE).await, &remote(&there, &options(vec![])), &there).await.unwrap();
+    let report = push_model(&model(SIZE).await, &remote(&there, &options(None)), &there).await.unwrap();
     assert_eq!((report.blobs_transferred, registry.blobs("team/model").len()), (2, 2));
 }
 
@@ -533,5 +533,5 @@ async fn a_key_of_our_own_is_made_for_its_owner_alone_and_opens_the_registry() {
     let registry =
         Ollama::start(Behaviour { keys: vec![(key.public_key(), "team".to_owned())], ..Behaviour::default() });
     let there = reference(&registry, "team");
-    push_model(&model(10).await, &remote(&there, &options(vec![path])), &there).await.unwrap();
+    push_model(&model(10).await, &remote(&there, &options(Some(path))), &there).await.unwrap();
 }

@@ -12,13 +12,14 @@ use super::exit::Exit;
 use super::transfer::Transport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::transfer;
-use crate::registry::DockerConfig;
+use crate::registry::{DockerConfig, OLLAMA_KEYS};
 
 const LOGIN_EXAMPLES: &str = "\
 Examples:
   kiln login registry.example
   kiln login registry.example -u ada --password-stdin < token.txt
-  kiln login 127.0.0.1:5000 -u ada --plain-http";
+  kiln login 127.0.0.1:5000 -u ada --plain-http
+  kiln login ollama.com";
 
 const LOGOUT_EXAMPLES: &str = "\
 Examples:
@@ -30,7 +31,8 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// Log in to a registry
 ///
 /// Asks the registry whether it takes the credential, and then keeps it in docker's `config.json` or in the
-/// credential helper that is named there.
+/// credential helper that is named there. Ollama's registry knows its users by a key instead: its public half is
+/// shown, and the key is made if there is none.
 #[derive(Debug, Args)]
 #[command(after_help = LOGIN_EXAMPLES)]
 pub(super) struct Login {
@@ -49,6 +51,10 @@ pub(super) struct Login {
 impl Login {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
         let Self { host, user, password_stdin, transport } = self;
+        let options = transport.options(session);
+        if user.is_none() && options.ollama.are_for(&host) {
+            return show_key(session, host).await;
+        }
         let config = docker_config(session)?;
         let (user, password) = if password_stdin {
             let password = session.blocking(|_| piped_password()).await?;
@@ -71,7 +77,7 @@ impl Login {
         if password.is_empty() {
             return Err(Error::new(ErrorKind::Usage, "The password is empty"));
         }
-        transfer::login(&host, &user, &password, &config, &transport.options()).await?;
+        transfer::login(&host, &user, &password, &config, &options).await?;
         if session.printer.is_json() {
             session.printer.object(&json!({"event": "logged-in", "host": host, "user": user}));
         } else {
@@ -102,6 +108,26 @@ impl Logout {
         }
         Ok(Exit::Done)
     }
+}
+
+/// Shows the key that a registry in Ollama's protocol knows the user by. There is no password to ask for, and no
+/// registry to ask: it answers for unknown keys, too.
+async fn show_key(session: &Session, host: String) -> Result<Exit> {
+    let path = session.settings.ollama_key().ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "There is no home directory for the key").hint("name one with `HOME`")
+    })?;
+    let (key, made) = session.blocking(move |_| transfer::ollama_key(&path)).await?;
+    if session.printer.is_json() {
+        let event = json!({"event": "key", "host": host, "public_key": key.public_key(), "made": made});
+        session.printer.object(&event);
+    } else {
+        session.printer.data(key.public_key());
+        let made = if made { "made just now" } else { "which was there" };
+        session.printer.message(format_args!(
+            "{host} knows you by this public key, {made}, once you have added it at {OLLAMA_KEYS}"
+        ));
+    }
+    Ok(Exit::Done)
 }
 
 fn docker_config(session: &Session) -> Result<DockerConfig> {

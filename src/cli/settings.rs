@@ -131,6 +131,11 @@ impl Settings {
         self.places.hub()
     }
 
+    /// The key that Ollama's registry knows the user by; `None` when there is no home directory to look in.
+    pub(super) fn ollama_key(&self) -> Option<PathBuf> {
+        Some(self.places.home.as_deref()?.join(".ollama/id_ed25519"))
+    }
+
     /// Ollama's store; `None` when there is no home directory to look in.
     pub(super) fn ollama(&self) -> Option<PathBuf> {
         self.places.ollama()

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::ops::source::Source;
 use crate::ops::transfer::{self, Access};
-use crate::registry::{Anonymous, DockerConfig, Keychain, Options};
+use crate::registry::{Anonymous, DockerConfig, Keychain, OllamaOptions, Options};
 
 const PUSH_EXAMPLES: &str = "\
 Examples:
@@ -45,11 +45,15 @@ pub(super) struct Transport {
     /// Trust the certificate authorities in this PEM file, too
     #[arg(long, value_name = "FILE", env = variable::CA, hide_env_values = true, value_hint = clap::ValueHint::FilePath)]
     ca: Option<PathBuf>,
+    /// Speak Ollama's protocol, as always with Ollama's own registry
+    #[arg(long)]
+    ollama: bool,
 }
 
 impl Transport {
-    pub(super) fn options(self) -> Options {
-        Options { plain_http: self.plain_http, ca: self.ca, ..Options::default() }
+    pub(super) fn options(self, session: &Session) -> Options {
+        let ollama = OllamaOptions { spoken: self.ollama, key: session.settings.ollama_key() };
+        Options { plain_http: self.plain_http, ca: self.ca, ollama, ..Options::default() }
     }
 
     pub(super) fn access(self, session: &Session) -> Access {
@@ -57,7 +61,7 @@ impl Transport {
             Some(path) => Arc::new(DockerConfig::at(path)),
             None => Arc::new(Anonymous),
         };
-        Access { keychain, options: self.options() }
+        Access { keychain, options: self.options(session) }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 ///
 /// The grammar is the one of OCI distribution-spec v1.1.1, "Pulling manifests", as `oci-spec` parses
 /// it: <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests>.
-/// Unlike Docker, a name without a host stays without one: it lives in the local store.
+/// Unlike Docker, a name without a host stays without one: it lives in the local store. Names at Ollama's registry
+/// have the grammar of that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     host: Option<String>,
@@ -24,6 +25,34 @@ pub struct Reference {
 impl Reference {
     /// The names of Ollama's registry: its own, and that of the site that shows what is in it.
     pub const OLLAMA_HOSTS: [&str; 2] = ["registry.ollama.ai", "ollama.com"];
+
+    /// `name` at Ollama's registry `host`, with the grammar of Ollama 0.33 (`types/model/name.go`): the case of letters
+    /// is the owner's, and a model without a namespace is in `library`.
+    fn at_ollama(host: &str, name: &str) -> Option<Self> {
+        let (name, digest) = match name.split_once('@') {
+            Some((name, digest)) => (name, Some(digest.parse().ok()?)),
+            None => (name, None),
+        };
+        let (path, tag) = match name.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (name, None),
+        };
+        let (namespace, model) = path.split_once('/').unwrap_or(("library", path));
+        let is_part = |part: &str, marks: &[char]| {
+            let word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+            part.len() <= 80
+                && part.starts_with(word)
+                && part.chars().all(|letter| word(letter) || marks.contains(&letter))
+        };
+        let is_name = is_part(namespace, &['-']) && is_part(model, &['-', '.']);
+        let is_tagged = tag.is_none_or(|tag| is_part(tag, &['-', '.']));
+        (is_name && is_tagged).then(|| Self {
+            host: Some(host.to_owned()),
+            path: format!("{namespace}/{model}"),
+            tag: tag.map(str::to_owned),
+            digest,
+        })
+    }
 
     /// The registry, with its port; `None` for a name in the local store.
     pub fn host(&self) -> Option<&str> {
@@ -105,6 +134,11 @@ impl FromStr for Reference {
                 "write `[host[:port]/]path[:tag][@sha256:…]` in lower case, as in `registry.example/team/model:int4`",
             )
         };
+        if let Some((host, name)) = text.split_once('/').filter(|(host, _)| Self::OLLAMA_HOSTS.contains(host)) {
+            return Self::at_ollama(host, name).ok_or_else(|| {
+                invalid().hint("write `ollama.com/[namespace/]model[:tag]`, as in `ollama.com/library/llama3.2:1b`")
+            });
+        }
         let grammar: Grammar = text.parse().map_err(|cause| invalid().caused_by(cause))?;
         // Docker's rule: the first component is a host when it has a dot or a port, or is `localhost`.
         let has_host =
@@ -179,6 +213,36 @@ mod tests {
         }
         let pinned: Reference = format!("a:x@{digest}").parse().unwrap();
         assert_eq!(pinned.without_digest().to_string(), "a:x");
+    }
+
+    #[test]
+    fn a_name_at_ollama_has_two_parts_in_any_case() {
+        for (text, full) in [
+            ("ollama.com/llama3.2", "ollama.com/library/llama3.2:latest"),
+            ("registry.ollama.ai/library/llama3.2:1b", "registry.ollama.ai/library/llama3.2:1b"),
+            ("ollama.com/_Team-1/Qwen--2.5:7b-Q4_K_M", "ollama.com/_Team-1/Qwen--2.5:7b-Q4_K_M"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.to_string(), full);
+            assert_eq!(reference.to_string().parse::<Reference>().unwrap(), full.parse().unwrap());
+        }
+        let long = format!("ollama.com/{}", "a".repeat(81));
+        let digest = format!("ollama.com/a@sha256:{}", "0".repeat(63));
+        for text in [
+            "ollama.com/",
+            "ollama.com/a/b/c",
+            "ollama.com/te.am/a",
+            "ollama.com/-a",
+            "ollama.com/a:",
+            "ollama.com/a:-",
+            "ollama.com/a/../b",
+            "ollama.com/a b",
+            "ollama.com/a:b:c",
+            &long,
+            &digest,
+        ] {
+            assert!(text.parse::<Reference>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Moving models between the store and registries, and the credentials for it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::source::Source;
@@ -8,7 +9,7 @@ use crate::copy::{CopyReport, Direction, copy};
 use crate::error::Result;
 use crate::oci::{Manifest, Reference};
 use crate::progress::Progress;
-use crate::registry::{Credential, DockerConfig, Home, Keychain, Known, Options, Remote, ping};
+use crate::registry::{Credential, DockerConfig, Home, Keychain, Known, Options, Remote, SigningKey, ping};
 use crate::store::{Published, Store};
 
 /// How registries are reached.
@@ -127,6 +128,18 @@ pub async fn login(host: &str, user: &str, password: &str, config: &DockerConfig
     let credential = Credential::Basic { user: user.to_owned(), password: password.to_owned() };
     ping(host, &credential, options).await?;
     config.login(host, user, password)
+}
+
+/// The key in the file `path` that Ollama's registry knows the user by, which is made when there is none, and whether
+/// it was.
+///
+/// # Errors
+/// [`crate::ErrorKind::Unauthorized`] when it cannot be used or made.
+pub fn ollama_key(path: &Path) -> Result<(SigningKey, bool)> {
+    match SigningKey::read(path)? {
+        Some(key) => Ok((key, false)),
+        None => SigningKey::create(path).map(|key| (key, true)),
+    }
 }
 
 /// Forgets the credential for a registry; whether there was one.

@@ -37,7 +37,7 @@ use reqwest::{Method, StatusCode, Url};
 pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
 pub use listing::catalog;
-pub use ollama::{OllamaOptions, SigningKey};
+pub use ollama::{OLLAMA_KEYS, OllamaOptions, SigningKey};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};

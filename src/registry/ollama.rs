@@ -16,13 +16,13 @@ use super::credential::{Credential, Keychain};
 use crate::error::Result;
 use crate::oci::Reference;
 
-/// Who speaks Ollama's registry protocol, and the keys for it.
+/// Who speaks Ollama's registry protocol, and the key for it.
 #[derive(Clone, Debug, Default)]
 pub struct OllamaOptions {
     /// Whether the registry speaks it, whatever its name. Ollama's own always does.
     pub spoken: bool,
-    /// Files that may hold the user's key; the first that is there is used.
-    pub keys: Vec<PathBuf>,
+    /// The file that has the user's key, if there is one.
+    pub key: Option<PathBuf>,
 }
 
 impl OllamaOptions {
@@ -31,12 +31,8 @@ impl OllamaOptions {
         self.spoken || Reference::OLLAMA_HOSTS.contains(&host)
     }
 
-    /// The user's key.
-    ///
-    /// # Errors
-    /// As [`SigningKey::read`].
-    pub fn key(&self) -> Result<Option<SigningKey>> {
-        self.keys.iter().find_map(|path| SigningKey::read(path).transpose()).transpose()
+    fn key(&self) -> Result<Option<SigningKey>> {
+        self.key.as_deref().map_or(Ok(None), SigningKey::read)
     }
 
     /// The keychain for a registry that speaks this protocol: `others` where it knows the host, else the key.
@@ -45,9 +41,12 @@ impl OllamaOptions {
     }
 }
 
+/// Where a user tells Ollama which keys are theirs.
+pub const OLLAMA_KEYS: &str = "https://ollama.com/settings/keys";
+
 /// The hint for a user whose key the registry does not know, or knows as somebody else's.
 pub(super) fn unknown_key(key: &SigningKey) -> String {
-    format!("add your public key at https://ollama.com/settings/keys, once: {}", key.public_key())
+    format!("add your public key at {OLLAMA_KEYS}, once: {}", key.public_key())
 }
 
 struct Keys {

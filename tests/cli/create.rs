@@ -38,6 +38,7 @@ fn help_says_what_it_takes() {
     Registry options:
           --plain-http       Speak plain HTTP
           --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
           --concurrency <N>  How many blobs are moved at once [default: 4]
 
     Global options: …

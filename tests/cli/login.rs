@@ -1,5 +1,6 @@
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
@@ -30,6 +31,7 @@ fn help_says_what_it_takes() {
     Registry options:
           --plain-http  Speak plain HTTP
           --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --ollama      Speak Ollama's protocol, as always with Ollama's own registry
 
     Global options: …
 
@@ -37,6 +39,7 @@ fn help_says_what_it_takes() {
       kiln login registry.example
       kiln login registry.example -u ada --password-stdin < token.txt
       kiln login 127.0.0.1:5000 -u ada --plain-http
+      kiln login ollama.com
     ");
     assert_snapshot!(help("logout"), @r"
     Forget the credential for a registry
@@ -129,4 +132,37 @@ fn a_terminal_shows_again_what_is_typed_after_an_interruption() {
     running.signal("INT");
     running.wait().expect(130);
     assert!(shows_what_is_typed(&screen));
+}
+
+#[test]
+fn ollamas_registry_is_shown_a_key_that_is_made_once() {
+    let place = Place::new();
+    let made = place.kiln("login ollama.com");
+    made.expect(0);
+    let public_key = made.stdout.trim_end().to_owned();
+    assert!(public_key.starts_with("ssh-ed25519 AAAA"), "{made}");
+    assert!(
+        made.stderr.contains("made just now, once you have added it at https://ollama.com/settings/keys"),
+        "{made}"
+    );
+    let file = place.path("home/.ollama/id_ed25519");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!place.path("home/.docker").exists());
+
+    let again = place.kiln("login registry.ollama.ai --json");
+    again.expect(0);
+    let shown = serde_json::json!(
+        {"event": "key", "host": "registry.ollama.ai", "public_key": public_key, "made": false}
+    );
+    assert_eq!(again.last_object(), shown);
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_snapshot!(place.kiln("login ollama.com"), @r"
+    exit: 7
+    --- stdout ---
+    --- stderr ---
+    error: Others may read the private key: `[PLACE]/home/.ollama/id_ed25519`
+
+    hint: chmod 600 [PLACE]/home/.ollama/id_ed25519
+    ");
 }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use insta::assert_snapshot;
-use registry_fixtures::{Auth, Fault, Fixture, Options, Trigger};
+use registry_fixtures::{Auth, Fault, Fixture, Ollama, OllamaOptions, Options, Trigger};
 
 use crate::place::Place;
 use crate::shell::help;
@@ -23,6 +23,7 @@ fn help_says_what_it_takes() {
     Registry options:
           --plain-http       Speak plain HTTP
           --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
           --concurrency <N>  How many blobs are moved at once [default: 4]
 
     Global options: …
@@ -47,6 +48,7 @@ fn help_says_what_it_takes() {
     Registry options:
           --plain-http       Speak plain HTTP
           --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
           --concurrency <N>  How many blobs are moved at once [default: 4]
 
     Global options: …
@@ -71,6 +73,7 @@ fn help_says_what_it_takes() {
     Registry options:
           --plain-http       Speak plain HTTP
           --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
           --concurrency <N>  How many blobs are moved at once [default: 4]
 
     Global options: …
@@ -359,4 +362,26 @@ fn a_copy_is_between_registries() {
 
     hint: name one, as in `registry.example/demo:int4`
     ");
+}
+
+#[test]
+fn a_model_goes_to_a_registry_like_ollamas_and_back() {
+    let place = Place::with_model();
+    let login = place.kiln("login 127.0.0.1:1 --ollama");
+    login.expect(0);
+    let keys = vec![(login.stdout.trim_end().to_owned(), "team".to_owned())];
+    let registry = Ollama::start(OllamaOptions { keys, ..OllamaOptions::default() });
+    let reference = format!("{}/team/demo:int4", registry.host());
+    let run = place.kiln(&format!("push demo:int4 {reference} --ollama"));
+    run.expect(0);
+    assert_eq!(place.digest(&format!("pull {reference} --ollama --store other")), place.digest("show demo:int4"));
+    assert!(registry.storage_requests().iter().all(|request| request.header("authorization").is_none()));
+
+    let run = place.kiln(&format!("push demo:int4 {}/others/demo:int4 --ollama", registry.host()));
+    run.expect(7);
+    assert!(run.stderr.contains("hint: add your public key at https://ollama.com/settings/keys, once: ssh-"), "{run}");
+    // Without the option it is a registry like any other, and not shown the key.
+    registry.clear_requests();
+    place.kiln(&format!("push demo:int4 {}/team/other:int4", registry.host())).expect(7);
+    assert!(registry.requests().iter().all(|request| request.header("authorization").is_none()));
 }
