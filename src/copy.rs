@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -15,7 +14,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::progress::{Event, Progress};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Verifier};
+use crate::storage::{Body, ByteStream, Coverage, Fetch, Push, Pushed, Reading, Refs, Verifier};
 
 /// Which way a copy goes, for those who watch it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub struct CopyReport {
     pub digest: Digest,
     /// How many blobs were sent.
     pub blobs_transferred: u64,
-    /// Their sizes in bytes.
+    /// How many bytes of them passed, each counted once: less than their sizes when some were there already.
     pub bytes_transferred: u64,
     /// How many blobs were there before.
     pub blobs_skipped: u64,
@@ -101,7 +100,7 @@ fn distinct_blobs(manifest: &Manifest, progress: &Progress) -> Result<Vec<Blob>>
     for descriptor in manifest.blobs() {
         match sizes.insert(descriptor.digest, descriptor.size) {
             None => {
-                let gauge = Gauge { reached: AtomicU64::new(0), progress: progress.clone() };
+                let gauge = Gauge { counts: Mutex::default(), progress: progress.clone() };
                 blobs.push(Blob { descriptor: descriptor.clone(), gauge: Arc::new(gauge) });
             }
             Some(size) if size == descriptor.size => {}
@@ -126,18 +125,41 @@ impl Blob {
     }
 }
 
-/// How far a blob has got. Bytes that are sent a second time are not reported again.
+/// How far a blob has got. Bytes that are sent a second time are not counted again.
 struct Gauge {
-    reached: AtomicU64,
+    counts: Mutex<Counts>,
     progress: Progress,
 }
 
+#[derive(Default)]
+struct Counts {
+    passed: Coverage,
+    reported: Coverage,
+}
+
 impl Gauge {
-    fn reach(&self, position: u64) {
-        let before = self.reached.fetch_max(position, Ordering::Relaxed);
-        if position > before {
-            self.progress.advance(position - before);
+    /// `bytes` passed.
+    fn pass(&self, bytes: Range<u64>) {
+        self.count(|counts| {
+            counts.passed.add(bytes.clone());
+            counts.reported.add(bytes)
+        });
+    }
+
+    /// All of the `size` bytes are there, whether they passed or not.
+    fn complete(&self, size: u64) {
+        self.count(|counts| counts.reported.add(0..size));
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Counts) -> u64) {
+        let new = count(&mut self.counts());
+        if new > 0 {
+            self.progress.advance(new);
         }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,7 +183,7 @@ impl<S: Fetch, D: Push> Transfer<'_, S, D> {
     /// Brings one blob, and tells that it is there.
     async fn reported(&self, blob: &Blob) -> Result<(Digest, Pushed)> {
         let pushed = self.blob(blob).await?;
-        blob.gauge.reach(blob.descriptor.size);
+        blob.gauge.complete(blob.descriptor.size);
         self.progress.report(Event::Blob {
             name: blob.name(),
             digest: blob.descriptor.digest,
@@ -225,10 +247,15 @@ impl<S: Fetch> Body for SourceBody<'_, S> {
             })?;
             let gauge = Arc::clone(&self.blob.gauge);
             Ok(Box::pin(chunks.inspect_ok(move |chunk| {
+                let start = position;
                 position += chunk.len() as u64;
-                gauge.reach(position);
+                gauge.pass(start..position);
             })) as ByteStream)
         })
+    }
+
+    fn reading(&self) -> Reading {
+        self.source.reading()
     }
 }
 
@@ -263,11 +290,11 @@ impl CopyReport {
     fn new(digest: Digest, blobs: &[Blob], outcomes: &BTreeMap<Digest, Pushed>) -> Self {
         let mut report =
             Self { digest, blobs_transferred: 0, bytes_transferred: 0, blobs_skipped: 0, blobs_mounted: 0 };
-        for Blob { descriptor, .. } in blobs {
+        for Blob { descriptor, gauge } in blobs {
             match outcomes.get(&descriptor.digest) {
                 Some(Pushed::Stored) => {
                     report.blobs_transferred += 1;
-                    report.bytes_transferred += descriptor.size;
+                    report.bytes_transferred += gauge.counts().passed.len();
                 }
                 Some(Pushed::Mounted) => report.blobs_mounted += 1,
                 Some(Pushed::AlreadyPresent) | None => report.blobs_skipped += 1,

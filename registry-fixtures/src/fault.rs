@@ -93,6 +93,8 @@ pub enum Fault {
     ForgetUpload,
     /// A `Range` header is ignored: the whole content, with status 200.
     IgnoreRange,
+    /// The reply has this `Content-Range`.
+    ContentRange(String),
     /// The reply has no `Location`.
     MissingLocation,
     /// The reply has this `Location`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
@@ -158,6 +158,9 @@ pub(crate) async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Opt
             }
             Fault::ContentType(media_type) => {
                 response.headers_mut().insert(CONTENT_TYPE, header(media_type));
+            }
+            Fault::ContentRange(range) => {
+                response.headers_mut().insert(CONTENT_RANGE, header(range));
             }
             Fault::MissingLocation => {
                 response.headers_mut().remove(LOCATION);

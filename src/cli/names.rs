@@ -146,6 +146,7 @@ impl Gc {
                 "bytes": report.bytes,
                 "kept": report.kept,
                 "unfinished": report.unfinished,
+                "resumable": report.resumable,
                 "notes": report.notes,
             }));
             return Ok(Exit::Done);
@@ -157,8 +158,12 @@ impl Gc {
             0 => String::new(),
             files => format!(" and {}", count(files, "unfinished file")),
         };
+        let resumable = match report.resumable {
+            0 => String::new(),
+            pulls => format!(", and {} to go on with", count(pulls, "unfinished pull")),
+        };
         printer.data(format_args!(
-            "{} {}{unfinished}, {}; {} kept",
+            "{} {}{unfinished}, {}; {} kept{resumable}",
             if dry_run { "would remove" } else { "removed" },
             count(blobs, "blob"),
             size(report.bytes),

@@ -310,8 +310,12 @@ impl Client {
 
     /// The failure that an unexpected answer to `call` is.
     pub(super) async fn refused(&self, call: &Call<'_>, response: Response) -> Failure {
-        // A redirect led to storage whose signed address has expired: a new one helps.
-        let expired = response.status() == StatusCode::FORBIDDEN && response.url().origin() != call.url.origin();
+        // A redirect led to storage whose signed address has expired, which is said with one of these: a new one
+        // helps, and is got where the first came from.
+        let is_read = matches!(call.method, Method::GET | Method::HEAD);
+        let expired = matches!(response.status().as_u16(), 400 | 401 | 403)
+            && (is_read || response.status() == StatusCode::FORBIDDEN)
+            && response.url().origin() != call.url.origin();
         let failure = Failure::refused(&call.method, self.host(), response, self.idle()).await;
         if expired { failure.passes() } else { failure.remedied(self.authorizer.remedy()) }
     }

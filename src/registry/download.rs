@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::BackoffBuilder as _;
@@ -14,6 +15,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::stream;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::Repository;
@@ -22,10 +24,35 @@ use super::client::Call;
 use super::failure::Failure;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
-use crate::storage::ByteStream;
+use crate::storage::{ByteStream, Reading};
 
 /// This much progress makes up for all earlier interruptions of a stream.
 const PROGRESS: u64 = 1 << 20;
+
+/// What comes out of one repository at once.
+pub(super) struct Lanes {
+    count: usize,
+    free: Arc<Semaphore>,
+    /// Whether the registry answered the latest request for a range with that range.
+    has_ranges: AtomicBool,
+}
+
+impl Lanes {
+    /// As many streams as `count`, from a registry that is taken for one with ranges until it shows otherwise.
+    pub(super) fn new(count: usize) -> Self {
+        let count = count.clamp(1, Semaphore::MAX_PERMITS);
+        Self { count, free: Arc::new(Semaphore::new(count)), has_ranges: AtomicBool::new(true) }
+    }
+
+    pub(super) fn reading(&self) -> Reading {
+        if self.has_ranges.load(Ordering::Relaxed) { Reading::Anywhere(self.count) } else { Reading::InOrder }
+    }
+
+    async fn enter(&self) -> Result<OwnedSemaphorePermit> {
+        let closed = |cause| Error::new(ErrorKind::Unexpected, "No more streams are opened").caused_by(cause);
+        Arc::clone(&self.free).acquire_owned().await.map_err(closed)
+    }
+}
 
 impl Repository {
     /// The `bytes` of the blob `target`, which has them; `None` when it is not there.
@@ -39,8 +66,10 @@ impl Repository {
             let present = self.client.persist(|| self.is_present(target)).await?;
             return Ok(present.then(|| Box::pin(stream::empty()) as ByteStream));
         }
+        let lane = self.lanes.enter().await?;
         let Some(part) = self.client.persist(|| self.part(target, &bytes)).await? else { return Ok(None) };
         let incoming = Incoming {
+            _lane: lane,
             repository: Arc::clone(self),
             target: target.clone(),
             part,
@@ -66,6 +95,9 @@ impl Repository {
             );
         }
         let response = self.client.exchange(&call).await?;
+        if is_part && response.status().is_success() {
+            self.lanes.has_ranges.store(response.status() == StatusCode::PARTIAL_CONTENT, Ordering::Relaxed);
+        }
         let (skip, length, beyond) = match response.status() {
             // The registry does not do ranges: what is before this one is read and dropped.
             StatusCode::OK => (bytes.start, target.size, target.size - bytes.end),
@@ -115,6 +147,7 @@ struct Part {
 
 /// A blob on its way in.
 struct Incoming {
+    _lane: OwnedSemaphorePermit,
     repository: Arc<Repository>,
     target: Descriptor,
     part: Part,

@@ -41,9 +41,10 @@ pub use ollama::{OLLAMA_KEYS, OllamaOptions, SigningKey};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
-use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Refs, Unfinished, Verifier, require_within};
+use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Reading, Refs, Unfinished, Verifier, require_within};
 use auth::{Access, Authorizer};
 use client::{Call, Client};
+use download::Lanes;
 use failure::Failure;
 pub use upload::Habits;
 use upload::{Pace, Parts};
@@ -55,7 +56,8 @@ pub struct Options {
     pub plain_http: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub ca: Option<PathBuf>,
-    /// How many blobs are moved at once; as many connections are kept.
+    /// How many blobs are moved at once. As many streams come from a repository at most, several of one large
+    /// blob among them, and as many connections are kept.
     pub concurrency: usize,
     /// How many bytes of a large blob the first request sends; a size of our own when there is none.
     pub chunk: Option<u64>,
@@ -116,6 +118,7 @@ struct Repository {
     unfinished: Option<Arc<dyn Unfinished>>,
     /// How large blobs are cut, if they are sent as Ollama's registry takes them.
     parts: Option<Parts>,
+    lanes: Lanes,
 }
 
 impl Remote {
@@ -143,8 +146,8 @@ impl Remote {
         let keychain = if speaks_ollama { options.ollama.keychain(keychain) } else { keychain };
         let client = Client::new(host, Authorizer::new(&path, keychain), options)?;
         let parts = speaks_ollama.then(|| Parts::new(options.chunk));
-        let pace = Pace::new(options.chunk, habits);
-        Ok(Self(Arc::new(Repository { client, path, pace, homes, unfinished, parts })))
+        let (pace, lanes) = (Pace::new(options.chunk, habits), Lanes::new(options.concurrency));
+        Ok(Self(Arc::new(Repository { client, path, pace, homes, unfinished, parts, lanes })))
     }
 
     /// What is known of the registry's uploads by now, for the next run.
@@ -224,6 +227,10 @@ impl Fetch for Remote {
         }
         let Some((_, manifest)) = self.0.manifest(&target.digest.to_string()).await? else { return Ok(None) };
         manifest.open(bytes).await.map(Some)
+    }
+
+    fn reading(&self) -> Reading {
+        self.0.lanes.reading()
     }
 }
 

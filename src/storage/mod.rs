@@ -3,6 +3,7 @@
 
 #[doc(hidden)]
 pub mod conformance;
+mod coverage;
 mod memory;
 mod unfinished;
 mod verify;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 
+pub use coverage::Coverage;
 pub use memory::Memory;
 pub use unfinished::{Claim, Unfinished, Upload};
 pub use verify::{Verifier, VerifyReader};
@@ -25,10 +27,24 @@ use crate::oci::{Descriptor, Digest, Reference};
 /// Bytes as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
+/// How content can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// From its beginning: a range costs what is before it as well.
+    InOrder,
+    /// In any range, and as many of them at once.
+    Anywhere(usize),
+}
+
 /// Content that can be opened again, all of it or a range, so that a transfer can be repeated.
 pub trait Body: Send + Sync {
     /// The bytes from offset `bytes.start` to before `bytes.end`: fewer when the content ends before, never more.
     fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>>;
+
+    /// How it can be read, as far as that is known after what was opened so far.
+    fn reading(&self) -> Reading {
+        Reading::Anywhere(1)
+    }
 }
 
 /// How a push ended.
@@ -54,6 +70,11 @@ pub trait Fetch: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Unexpected`] when `target` has no such bytes.
     fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> impl Future<Output = Result<Option<ByteStream>>> + Send;
+
+    /// How content can be read here, as far as that is known after what was fetched so far.
+    fn reading(&self) -> Reading {
+        Reading::Anywhere(1)
+    }
 }
 
 /// Fails unless `target` has all of `bytes`.

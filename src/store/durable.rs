@@ -16,7 +16,7 @@ pub(super) const BLOB_MODE: u32 = 0o444;
 /// The index and notes are replaced, never rewritten; the mode tells other tools who owns them.
 const FILE_MODE: u32 = 0o644;
 
-/// A file under `ingest/` that is being written. Dropping it removes it.
+/// A file under `ingest/` that is being written. Dropping it removes it, unless it is to be gone on with.
 #[derive(Debug)]
 pub(super) struct Draft {
     file: File,
@@ -31,13 +31,13 @@ pub(super) struct Sealed(Temporary);
 #[derive(Debug)]
 struct Temporary {
     path: PathBuf,
-    /// Whether the file is elsewhere by now; the path may then be another process's.
-    published: bool,
+    /// Whether the file is elsewhere by now, so that the path may be another process's, or is to be gone on with.
+    stays: bool,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.stays {
             // Nothing to tell anyone: what stays behind is swept by the next gc.
             let _ = fs::remove_file(&self.path);
         }
@@ -51,7 +51,7 @@ impl Draft {
         loop {
             let path = ingest.join(format!("{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => return Ok(Self { file, mode, temporary: Temporary { path, published: false } }),
+                Ok(file) => return Ok(Self { file, mode, temporary: Temporary { path, stays: false } }),
                 // Left by a process that had this number before, here or in another container.
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(cause) => return Err(failed("create a file", &path, cause)),
@@ -59,9 +59,29 @@ impl Draft {
         }
     }
 
+    /// The file that is open as `file` at `path`.
+    pub(super) fn resume(file: File, path: PathBuf, mode: u32) -> Self {
+        Self { file, mode, temporary: Temporary { path, stays: true } }
+    }
+
+    /// Says whether the file stays when this is dropped, to be gone on with.
+    pub(super) fn stay(&mut self, stays: bool) {
+        self.temporary.stays = stays;
+    }
+
     /// Where the file is for now.
     pub(super) fn path(&self) -> &Path {
         &self.temporary.path
+    }
+
+    /// Fills `bytes` with what is there from `offset` on.
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    /// Waits until what was written is on disk. A failure is as final as that of [`Draft::seal`].
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|cause| failed("write to disk", self.path(), cause))
     }
 
     /// Writes `bytes` at `offset`.
@@ -118,7 +138,7 @@ pub(super) fn publish(directory: &Path, files: impl IntoIterator<Item = (Sealed,
     for (mut sealed, name) in files {
         let target = directory.join(name);
         fs::rename(sealed.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
-        sealed.0.published = true;
+        sealed.0.stays = true;
     }
     sync_directory(directory)
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
 
@@ -16,10 +16,14 @@ use super::durable::{is_draft_name, sync_directory};
 use super::layout::Layout;
 use super::lock::Lock;
 use super::notes::manifest_of;
+use super::partial;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
 use crate::storage::Removal;
+
+/// How long what a pull left is kept for another one to go on with, from the last byte that came.
+const RESUMABLE_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a collection removed, or would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +36,9 @@ pub struct GcReport {
     pub kept: u64,
     /// How many files of imports and pulls that did not come to their end.
     pub unfinished: u64,
+    /// How many pulls that did not come to their end another one can still go on with, for a week after their last
+    /// byte.
+    pub resumable: u64,
     /// How many notes of manifests that are gone.
     pub notes: u64,
 }
@@ -71,7 +78,7 @@ impl Store {
 
         let mut report = GcReport::default();
         for (algorithm, files) in blob_files {
-            for (name, size) in files.files()? {
+            for Found { name, size, .. } in files.files()? {
                 match Digest::from_hex(&name).filter(|digest| digest.algorithm() == algorithm) {
                     Some(digest) if blobs.contains(&digest) => report.kept += 1,
                     Some(digest) => {
@@ -83,14 +90,28 @@ impl Store {
                 }
             }
         }
-        for (name, size) in drafts.files()? {
-            if is_draft_name(&name) {
-                drafts.remove(&name, dry_run)?;
-                report.unfinished += 1;
-                report.bytes += size;
+        let unfinished = drafts.files()?;
+        let since = SystemTime::now().checked_sub(RESUMABLE_FOR).unwrap_or(UNIX_EPOCH);
+        let is_resumable = |digest: &Digest| {
+            let modified = |name: &String| Some(unfinished.iter().find(|file| file.name == *name)?.modified);
+            let [content, record] = partial::names(digest);
+            modified(&content).is_some_and(|modified| modified >= since) && modified(&record).is_some()
+        };
+        for Found { name, size, .. } in &unfinished {
+            match partial::digest_of(name) {
+                // Of its two files the one with the bytes.
+                Some(digest) if is_resumable(&digest) => {
+                    report.resumable += u64::from(partial::names(&digest)[0] == *name);
+                }
+                None if !is_draft_name(name) => {}
+                _ => {
+                    drafts.remove(name, dry_run)?;
+                    report.unfinished += 1;
+                    report.bytes += size;
+                }
             }
         }
-        for (name, _) in notes.files()? {
+        for Found { name, .. } in notes.files()? {
             if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
                 notes.remove(&name, dry_run)?;
                 report.notes += 1;
@@ -146,6 +167,14 @@ struct Marked {
     blobs: BTreeSet<Digest>,
 }
 
+/// A file that a sweep may come upon.
+struct Found {
+    name: String,
+    /// In bytes.
+    size: u64,
+    modified: SystemTime,
+}
+
 /// A directory of the store in which files are removed, held by handle: nothing that happens to its
 /// path can lead the sweep elsewhere.
 struct Swept {
@@ -168,9 +197,9 @@ impl Swept {
         Ok(Self { path, handle })
     }
 
-    /// The regular files with names in UTF-8, sorted, and their sizes.
-    fn files(&self) -> Result<Vec<(String, u64)>> {
-        let list = || -> io::Result<Vec<(String, u64)>> {
+    /// The regular files with names in UTF-8, sorted.
+    fn files(&self) -> Result<Vec<Found>> {
+        let list = || -> io::Result<Vec<Found>> {
             let mut files = Vec::new();
             for entry in Dir::read_from(&self.handle)? {
                 let entry = entry?;
@@ -179,10 +208,15 @@ impl Swept {
                 if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
                     && let Ok(name) = name.into_string()
                 {
-                    files.push((name, u64::try_from(status.st_size).unwrap_or_default()));
+                    let seconds = u64::try_from(status.st_mtime).unwrap_or_default();
+                    files.push(Found {
+                        name,
+                        size: u64::try_from(status.st_size).unwrap_or_default(),
+                        modified: UNIX_EPOCH + Duration::from_secs(seconds),
+                    });
                 }
             }
-            files.sort();
+            files.sort_by(|one, other| one.name.cmp(&other.name));
             Ok(files)
         };
         list().map_err(|cause| failed("read the directory", &self.path, cause))

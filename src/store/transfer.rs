@@ -1,17 +1,16 @@
 //! The store as one side of a transfer: the asynchronous traits of [`crate::storage`] over blocking
-//! files. A push is hashed while it arrives and gets its name only when it was what was promised.
+//! files.
 
 use std::fs;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
-use super::durable::{BLOB_MODE, Draft, publish, publish_bytes};
+use super::durable::{BLOB_MODE, publish_bytes};
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Document, Reference};
@@ -19,8 +18,6 @@ use crate::storage::{Body, ByteStream, Catalog, Fetch, Push, Pushed, Refs, Remov
 
 /// How much is read from a file at once.
 const CHUNK: usize = 256 << 10;
-/// How many chunks may wait to be written; what bounds the memory of a push.
-const WAITING: usize = 8;
 
 impl Store {
     /// Runs `work` where blocking is allowed.
@@ -32,23 +29,6 @@ impl Store {
         tokio::task::spawn_blocking(move || work(&store))
             .await
             .map_err(|cause| Error::new(ErrorKind::Unexpected, "A task of the store ended early").caused_by(cause))?
-    }
-
-    /// Writes what arrives as `expected`. The last message must be `None`: when the sender is gone
-    /// without it, the push was given up.
-    fn receive(&self, expected: &Descriptor, mut arriving: mpsc::Receiver<Option<Bytes>>) -> Result<()> {
-        let mut draft = Draft::create(&self.layout.ingest(), BLOB_MODE)?;
-        let mut verifier = Verifier::new(expected);
-        while let Some(message) = arriving.blocking_recv() {
-            let Some(bytes) = message else {
-                verifier.finish()?;
-                let directory = self.layout.blobs_for(&expected.digest)?;
-                return publish(&directory, [(draft.seal()?, expected.digest.hex())]);
-            };
-            verifier.update(&bytes)?;
-            draft.write_all(&bytes).map_err(|cause| failed("write", draft.path(), cause))?;
-        }
-        Err(Error::new(ErrorKind::Unexpected, format!("The push of `{}` was given up", expected.digest)))
     }
 }
 
@@ -81,27 +61,7 @@ impl Fetch for Store {
 
 impl Push for Store {
     async fn push(&self, expected: &Descriptor, body: &dyn Body) -> Result<Pushed> {
-        let wanted = expected.clone();
-        if self.blocking(move |store| store.holds(&wanted)).await? {
-            return Ok(Pushed::AlreadyPresent);
-        }
-        let (sender, arriving) = mpsc::channel(WAITING);
-        let wanted = expected.clone();
-        let write = self.blocking(move |store| store.receive(&wanted, arriving));
-        let send = async move {
-            let mut stream = body.open(0..expected.size).await?;
-            while let Some(bytes) = stream.next().await {
-                // A receiver that is gone has failed, and says why itself.
-                if sender.send(Some(bytes?)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            let _ = sender.send(None).await;
-            Ok(())
-        };
-        let (sent, written) = tokio::join!(send, write);
-        sent.and(written)?;
-        Ok(Pushed::Stored)
+        self.receive(expected, body).await
     }
 }
 

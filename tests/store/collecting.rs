@@ -151,3 +151,35 @@ fn collections_and_imports_may_run_at_once() {
     }
     assert_eq!(blobs(&store).len(), 6, "two manifests, one config, three layers");
 }
+
+#[test]
+fn what_a_pull_left_stays_for_a_week() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let (_directory, store) = open();
+    let ingest = store.root().join("ingest");
+    let leave = |what: &str, suffix: &str, age: Duration| {
+        let file = fs::File::create(ingest.join(format!("{}.{suffix}", Digest::of(what.as_bytes()).hex()))).unwrap();
+        file.set_len(100).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    };
+    let expected: BTreeSet<_> = ["new", "six days old"]
+        .iter()
+        .flat_map(|what| ["partial", "ranges"].map(|suffix| format!("{}.{suffix}", Digest::of(what.as_bytes()).hex())))
+        .chain(["notes.partial".to_owned()])
+        .collect();
+    for (what, age) in [("new", Duration::ZERO), ("six days old", 6 * DAY), ("eight days old", 8 * DAY)] {
+        leave(what, "partial", age);
+        leave(what, "ranges", age);
+    }
+    leave("without a record", "partial", Duration::ZERO);
+    leave("without its bytes", "ranges", Duration::ZERO);
+    fs::write(ingest.join("notes.partial"), "not ours").unwrap();
+
+    let root = store.root().to_owned();
+    let planned = Store::gc(&root, true).unwrap();
+    drop(store);
+    let report = Store::gc(&root, false).unwrap();
+    assert_eq!((report.unfinished, report.resumable, report.bytes), (4, 2, 400));
+    assert_eq!(report, planned);
+    assert_eq!(listing(&ingest).into_keys().collect::<BTreeSet<_>>(), expected);
+}

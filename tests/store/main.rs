@@ -17,6 +17,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use kiln::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use kiln::store::{Damage, Import, ImportReport, Store};
