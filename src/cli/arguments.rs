@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::error::ContextKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 use super::settings::variable;
 use super::{
@@ -64,22 +65,23 @@ pub(super) struct Global {
     /// How many blobs are written at once [default: one per processor]
     #[arg(long, global = true, value_name = "N", env = variable::THREADS, hide_env_values = true)]
     pub(super) threads: Option<NonZeroUsize>,
-    /// Print results as JSON, one object a line
+    /// Print results as JSON, one object a line [env: KILN_JSON]
     #[arg(long, global = true)]
     pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
-    pub(super) progress: ProgressMode,
-    /// Print only results and errors
+    /// How progress is shown [default: auto]
+    #[arg(long, global = true, value_name = "HOW", env = variable::PROGRESS, hide_env_values = true)]
+    pub(super) progress: Option<ProgressMode>,
+    /// Print only results and errors [env: KILN_QUIET]
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
-    /// Print more: every blob as it is done, every tensor of a model
+    /// Print more: every blob as it is done, every tensor of a model [env: KILN_VERBOSE]
     #[arg(long, short, global = true)]
     pub(super) verbose: bool,
 }
 
 /// How progress is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum ProgressMode {
     /// A bar on a terminal, lines elsewhere, objects with `--json`
     Auto,

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Session;
 use super::exit::Exit;
 use super::output::{size, table};
-use super::transfer::Transport;
+use super::transport::Transport;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{MediaType, Reference, Referrer};
 use crate::ops::attach::{self, Artifact, Attached, Blob};

@@ -11,7 +11,7 @@ use super::Session;
 use super::arguments::SchemeParser;
 use super::exit::Exit;
 use super::output::{count, size, table};
-use super::transfer::Traffic;
+use super::transport::Traffic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Dialect, layer_name};
 use crate::oci::{Descriptor, Reference};

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Session;
 use super::exit::Exit;
-use super::settings::variable;
+use super::settings::{own_variables, variable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::oci::Digest;
@@ -205,13 +205,17 @@ impl<'a> Stage<'a> {
         let create =
             |path: &Path| File::create(path).map_err(|cause| Error::io(ErrorKind::Unexpected, "create", path, cause));
         let (output, complaints) = (path("stdout"), path("stderr"));
-        let process = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for name in own_variables() {
+            command.env_remove(name);
+        }
+        let process = command
             .args(words)
             .current_dir(self.directory.path())
             .env(variable::STORE, "store")
             .env(variable::DOCKER_CONFIG, "docker")
-            .env_remove(variable::THREADS)
-            .env_remove(variable::CA)
+            // The steps are the same for everybody, whatever is configured.
+            .env(variable::CONFIG, "/dev/null")
             .stdin(Stdio::null())
             .stdout(create(&output)?)
             .stderr(create(&complaints)?)

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Session;
 use super::exit::Exit;
-use super::transfer::Transport;
+use super::transport::Transport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::transfer;
 use crate::registry::{DockerConfig, OLLAMA_KEYS};

@@ -9,6 +9,7 @@
 mod arguments;
 mod attach;
 mod checkout;
+mod config;
 mod create;
 mod crosscheck;
 mod demo;
@@ -25,6 +26,7 @@ mod serve;
 mod settings;
 mod shell;
 mod transfer;
+mod transport;
 mod verify;
 
 use std::ffi::OsString;
@@ -55,7 +57,13 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(refusal) => return refuse(&words, &refusal).into(),
     };
-    let settings = Settings::new(&arguments.global);
+    let settings = match Settings::new(&arguments.global) {
+        Ok(settings) => settings,
+        Err(error) => {
+            Printer::new(arguments.global.json, false).error(&error);
+            return Exit::from(error.kind()).into();
+        }
+    };
     let printer = Arc::new(Printer::new(settings.json, settings.quiet));
     let session = Session { settings: Arc::new(settings), printer };
     let exit = session.conclude(session.start(arguments.command));

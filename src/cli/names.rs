@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Session;
 use super::exit::Exit;
 use super::output::{count, size};
-use super::transfer::Transport;
+use super::transport::Transport;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
 use crate::ops::{remote, remove};

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Session;
 use super::exit::Exit;
-use super::transfer::Transport;
+use super::transport::Transport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
 use crate::ops::remote;

@@ -1,13 +1,16 @@
-//! What the command line and the environment together decide: where the store is, how many threads work,
-//! how progress is shown. This is the only file that reads the environment, and it reads it once.
+//! What the command line, the environment and the configuration file together decide: where the store is, how
+//! many threads work, how progress is shown. An option wins over its variable, and a variable over the file. This is
+//! the only file that reads the environment, and it reads it once.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::arguments::{Global, ProgressMode};
-use crate::error::{Error, ErrorKind, Result};
+use super::config::Config;
+use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// The names of the environment variables.
 pub(super) mod variable {
@@ -15,8 +18,22 @@ pub(super) mod variable {
     pub(in super::super) const STORE: &str = "KILN_STORE";
     /// How many blobs are written at once.
     pub(in super::super) const THREADS: &str = "KILN_THREADS";
+    /// Results are JSON.
+    pub(super) const JSON: &str = "KILN_JSON";
+    /// How progress is shown.
+    pub(in super::super) const PROGRESS: &str = "KILN_PROGRESS";
+    /// Only results and errors.
+    pub(super) const QUIET: &str = "KILN_QUIET";
+    /// More than results.
+    pub(super) const VERBOSE: &str = "KILN_VERBOSE";
+    /// The configuration file.
+    pub(in super::super) const CONFIG: &str = "KILN_CONFIG";
+    /// Whether plain HTTP is spoken.
+    pub(super) const PLAIN_HTTP: &str = "KILN_PLAIN_HTTP";
     /// Certificate authorities to trust besides the system's.
     pub(in super::super) const CA: &str = "KILN_CA";
+    /// How many blobs are moved at once.
+    pub(in super::super) const CONCURRENCY: &str = "KILN_CONCURRENCY";
     /// Docker's directory of settings, which has the credentials.
     pub(in super::super) const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
     /// The Hugging Face cache.
@@ -27,6 +44,8 @@ pub(super) mod variable {
     pub(super) const OLLAMA_MODELS: &str = "OLLAMA_MODELS";
     /// The user's cache directory, by the XDG base directory specification.
     pub(super) const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+    /// The user's configuration directory, by the XDG base directory specification.
+    pub(super) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
     /// The user's data directory, by the XDG base directory specification.
     pub(super) const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
     /// The user's home directory.
@@ -61,6 +80,10 @@ pub(super) struct Settings {
     pub(super) quiet: bool,
     /// More than results.
     pub(super) verbose: bool,
+    /// What `KILN_PLAIN_HTTP` says, if it says something.
+    pub(super) plain_http: Option<bool>,
+    /// What the configuration file says.
+    pub(super) config: Config,
     places: Places,
 }
 
@@ -68,6 +91,8 @@ pub(super) struct Settings {
 #[derive(Clone, Debug, Default)]
 struct Places {
     home: Option<PathBuf>,
+    config: Option<PathBuf>,
+    config_home: Option<PathBuf>,
     data_home: Option<PathBuf>,
     docker_config: Option<PathBuf>,
     hub_cache: Option<PathBuf>,
@@ -77,36 +102,42 @@ struct Places {
 }
 
 impl Settings {
-    /// Reads what the environment adds to the options.
-    pub(super) fn new(global: &Global) -> Self {
-        let directory = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let json = global.json || global.progress == ProgressMode::Json;
-        let display = match global.progress {
+    /// Reads what the environment and the configuration file add to the options.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when a variable or the file is not understood.
+    pub(super) fn new(global: &Global) -> Result<Self> {
+        let places = Places::read();
+        let config = places.config()?;
+        let json = global.json || flag(variable::JSON)?.or(config.json).unwrap_or(false);
+        let progress = global.progress.or(config.progress).unwrap_or(ProgressMode::Auto);
+        let (quiet, verbose) = loudness(
+            (global.quiet, global.verbose),
+            (flag(variable::QUIET)?, flag(variable::VERBOSE)?),
+            (config.quiet, config.verbose),
+        )?;
+        let json = json || progress == ProgressMode::Json;
+        let display = match progress {
             ProgressMode::Off => Display::Nothing,
-            _ if global.quiet => Display::Nothing,
+            _ if quiet => Display::Nothing,
             ProgressMode::Json => Display::Json,
             ProgressMode::Plain => Display::Lines,
             ProgressMode::Auto if json => Display::Json,
             ProgressMode::Auto if std::io::stderr().is_terminal() => Display::Bar,
             ProgressMode::Auto => Display::Lines,
         };
-        Self {
-            store: global.store.clone(),
-            threads: global.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
+        let threads = global.threads.or(config.threads).or_else(|| std::thread::available_parallelism().ok());
+        Ok(Self {
+            store: global.store.clone().or_else(|| config.store.clone()),
+            threads: threads.map_or(1, NonZeroUsize::get),
             json,
             display,
-            quiet: global.quiet,
-            verbose: global.verbose,
-            places: Places {
-                home: directory(variable::HOME),
-                data_home: directory(variable::XDG_DATA_HOME),
-                docker_config: directory(variable::DOCKER_CONFIG),
-                hub_cache: directory(variable::HF_HUB_CACHE),
-                hub_home: directory(variable::HF_HOME),
-                cache_home: directory(variable::XDG_CACHE_HOME),
-                ollama_models: directory(variable::OLLAMA_MODELS),
-            },
-        }
+            quiet,
+            verbose,
+            plain_http: flag(variable::PLAIN_HTTP)?,
+            config,
+            places,
+        })
     }
 
     /// The directory of the store.
@@ -142,7 +173,78 @@ impl Settings {
     }
 }
 
+/// The names of kiln's own variables that are set.
+pub(super) fn own_variables() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"KILN_"))
+}
+
+/// What a variable that is on or off says.
+fn flag(name: &str) -> Result<Option<bool>> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    match value.to_str().map(str::to_ascii_lowercase).as_deref() {
+        Some("1" | "true" | "yes" | "on") => Ok(Some(true)),
+        Some("0" | "false" | "no" | "off") => Ok(Some(false)),
+        _ => Err(Error::new(
+            ErrorKind::Usage,
+            format!("Invalid value for `{name}`: {}", quoted(&value.display().to_string())),
+        )
+        .hint("use `true` or `false`")),
+    }
+}
+
+/// Whether to be quiet, and whether verbose: who says one of the two decides both.
+fn loudness(
+    options: (bool, bool),
+    variables: (Option<bool>, Option<bool>),
+    file: (Option<bool>, Option<bool>),
+) -> Result<(bool, bool)> {
+    let said = |(quiet, verbose): (Option<bool>, Option<bool>)| {
+        (quiet.is_some() || verbose.is_some()).then(|| (quiet.unwrap_or(false), verbose.unwrap_or(false)))
+    };
+    let options = Some(options).filter(|(quiet, verbose)| *quiet || *verbose);
+    match options.or_else(|| said(variables)).or_else(|| said(file)).unwrap_or((false, false)) {
+        (true, true) => Err(Error::new(
+            ErrorKind::Usage,
+            format!("`{}` and `{}` exclude each other", variable::QUIET, variable::VERBOSE),
+        )),
+        decided => Ok(decided),
+    }
+}
+
 impl Places {
+    fn read() -> Self {
+        let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self {
+            home: path(variable::HOME),
+            config: path(variable::CONFIG),
+            config_home: path(variable::XDG_CONFIG_HOME),
+            data_home: path(variable::XDG_DATA_HOME),
+            docker_config: path(variable::DOCKER_CONFIG),
+            hub_cache: path(variable::HF_HUB_CACHE),
+            hub_home: path(variable::HF_HOME),
+            cache_home: path(variable::XDG_CACHE_HOME),
+            ollama_models: path(variable::OLLAMA_MODELS),
+        }
+    }
+
+    /// What the configuration file says; nothing when there is none. A file that is named has to be there.
+    fn config(&self) -> Result<Config> {
+        if let Some(named) = &self.config {
+            return Config::read(named)?.ok_or_else(|| {
+                Error::new(ErrorKind::Usage, format!("There is no configuration file `{}`", named.display()))
+                    .hint(format!("`{}` names it", variable::CONFIG))
+            });
+        }
+        let file = self.config_home().map(|directory| directory.join("kiln/config.toml"));
+        Ok(file.map(|file| Config::read(&file)).transpose()?.flatten().unwrap_or_default())
+    }
+
+    fn config_home(&self) -> Option<PathBuf> {
+        // XDG base directory specification 0.8: a path that is not absolute is ignored.
+        let named = self.config_home.clone().filter(|path| path.is_absolute());
+        named.or_else(|| Some(self.home.as_deref()?.join(".config")))
+    }
+
     fn store(&self, macos: bool) -> Option<PathBuf> {
         let in_home = |path: &str| self.home.as_deref().map(|home| home.join(path));
         let data = if macos {
@@ -200,6 +302,33 @@ mod tests {
         ] {
             assert_eq!(places(home, data_home, None).store(macos), expected.map(PathBuf::from));
         }
+    }
+
+    #[test]
+    fn an_option_wins_over_a_variable_and_a_variable_over_the_file() {
+        let nothing = (None, None);
+        for (options, variables, file, decided) in [
+            ((false, false), nothing, nothing, (false, false)),
+            ((false, false), nothing, (Some(true), None), (true, false)),
+            ((false, false), (None, Some(true)), (Some(true), None), (false, true)),
+            ((false, false), (Some(false), None), (Some(true), None), (false, false)),
+            ((true, false), (None, Some(true)), (None, Some(true)), (true, false)),
+        ] {
+            assert_eq!(loudness(options, variables, file).unwrap(), decided);
+        }
+        assert!(loudness((false, false), (Some(true), Some(true)), nothing).is_err());
+    }
+
+    #[test]
+    fn the_configuration_is_where_the_desktop_specification_has_it() {
+        let mut places = Places::default();
+        assert_eq!(places.config_home(), None);
+        places.home = Some("/home/a".into());
+        assert_eq!(places.config_home(), Some("/home/a/.config".into()));
+        places.config_home = Some("relative".into());
+        assert_eq!(places.config_home(), Some("/home/a/.config".into()));
+        places.config_home = Some("/config".into());
+        assert_eq!(places.config_home(), Some("/config".into()));
     }
 
     #[test]

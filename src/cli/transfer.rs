@@ -1,8 +1,4 @@
-//! `kiln push`, `kiln pull` and `kiln copy`, and the options for reaching a registry.
-
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
+//! `kiln push`, `kiln pull` and `kiln copy`.
 
 use clap::Args;
 use serde_json::json;
@@ -10,13 +6,11 @@ use serde_json::json;
 use super::Session;
 use super::exit::Exit;
 use super::output::size;
-use super::settings::variable;
+use super::transport::Traffic;
 use crate::copy::CopyReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
-use crate::ops::source::Source;
-use crate::ops::transfer::{self, Access};
-use crate::registry::{Anonymous, DockerConfig, Keychain, OllamaOptions, Options};
+use crate::ops::transfer;
 
 const PUSH_EXAMPLES: &str = "\
 Examples:
@@ -34,63 +28,6 @@ const COPY_EXAMPLES: &str = "\
 Examples:
   kiln copy registry.example/team/llama:int4 mirror.example/llama:int4
   kiln copy registry.example/team/llama:next registry.example/team/llama:int4";
-
-/// How a registry is spoken to.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Registry options")]
-pub(super) struct Transport {
-    /// Speak plain HTTP
-    #[arg(long)]
-    plain_http: bool,
-    /// Trust the certificate authorities in this PEM file, too
-    #[arg(long, value_name = "FILE", env = variable::CA, hide_env_values = true, value_hint = clap::ValueHint::FilePath)]
-    ca: Option<PathBuf>,
-    /// Speak Ollama's protocol, as always with Ollama's own registry
-    #[arg(long)]
-    ollama: bool,
-}
-
-impl Transport {
-    pub(super) fn options(self, session: &Session) -> Options {
-        let ollama = OllamaOptions { spoken: self.ollama, key: session.settings.ollama_key() };
-        Options { plain_http: self.plain_http, ca: self.ca, ollama, ..Options::default() }
-    }
-
-    pub(super) fn access(self, session: &Session) -> Access {
-        let keychain: Arc<dyn Keychain> = match session.settings.docker_config() {
-            Some(path) => Arc::new(DockerConfig::at(path)),
-            None => Arc::new(Anonymous),
-        };
-        Access { keychain, options: self.options(session) }
-    }
-}
-
-/// How many things are moved at once, and how.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Registry options")]
-pub(super) struct Traffic {
-    #[command(flatten)]
-    transport: Transport,
-    /// How many blobs are moved at once
-    #[arg(long, value_name = "N", default_value = "4")]
-    concurrency: NonZeroUsize,
-}
-
-impl Traffic {
-    pub(super) fn access(self, session: &Session) -> Access {
-        let Access { keychain, options } = self.transport.access(session);
-        Access { keychain, options: Options { concurrency: self.concurrency.get(), ..options } }
-    }
-
-    /// Pulls the source of a new model, under the name that a pull gives it.
-    pub(super) async fn source(self, session: &Session, reference: Reference) -> Result<Source> {
-        let name = name_for(&reference, None)?;
-        let access = self.access(session);
-        let store = session.blocking(Session::open_store).await?;
-        let reporter = session.reporter();
-        transfer::pull_source(&store, &reference, &name, &access, &reporter.progress()).await
-    }
-}
 
 /// Push a model to a registry
 ///
@@ -235,7 +172,7 @@ impl Pull {
 }
 
 /// The name under which what is pulled from `reference` is kept.
-fn name_for(reference: &Reference, given: Option<Reference>) -> Result<Reference> {
+pub(super) fn name_for(reference: &Reference, given: Option<Reference>) -> Result<Reference> {
     given.or_else(|| reference.tag().map(|_| reference.clone())).ok_or_else(|| {
         Error::new(ErrorKind::Usage, format!("No name is given for `{reference}`"))
             .hint(format!("kiln pull {reference} {}:latest", reference.path()))

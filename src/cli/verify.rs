@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Session;
 use super::exit::Exit;
 use super::output::{count, one_line};
-use super::transfer::Traffic;
+use super::transport::Traffic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
 use crate::oci::Reference;

@@ -116,6 +116,7 @@ impl Client {
         // `reqwest` takes the process's provider and has none of its own; another one that the
         // program has installed before serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let options = options.of(host);
         let address = Address::new(host, options.plain_http)?;
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
@@ -143,7 +144,7 @@ impl Client {
         let http = http
             .build()
             .map_err(|cause| Error::new(ErrorKind::Unexpected, "Could not set up the HTTP client").caused_by(cause))?;
-        Ok(Self { http, address, base: OnceCell::new(), authorizer, options: options.clone() })
+        Ok(Self { http, address, base: OnceCell::new(), authorizer, options })
     }
 
     pub(super) fn host(&self) -> &str {

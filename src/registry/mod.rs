@@ -22,7 +22,7 @@ mod pages;
 mod referrers;
 mod upload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -69,6 +69,17 @@ pub struct Options {
     pub closing_timeout: Duration,
     /// The wait before the second attempt; it doubles with each.
     pub first_pause: Duration,
+    /// What is different for some registries, by their names as references have them.
+    pub registries: BTreeMap<String, HostOptions>,
+}
+
+/// What is different for one registry.
+#[derive(Clone, Debug, Default)]
+pub struct HostOptions {
+    /// In the place of [`Options::plain_http`].
+    pub plain_http: Option<bool>,
+    /// In the place of [`Options::ca`].
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -82,7 +93,20 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(600),
             first_pause: Duration::from_millis(500),
+            registries: BTreeMap::new(),
         }
+    }
+}
+
+impl Options {
+    /// The options for the registry `host`, with what is different for it.
+    fn of(&self, host: &str) -> Self {
+        let mut options = self.clone();
+        if let Some(own) = self.registries.get(host).cloned() {
+            options.plain_http = own.plain_http.unwrap_or(options.plain_http);
+            options.ca = own.ca.or(options.ca);
+        }
+        options
     }
 }
 

@@ -29,7 +29,7 @@ fn help_says_what_it_takes() {
       -h, --help            Print help (see more with '--help')
 
     Registry options:
-          --plain-http  Speak plain HTTP
+          --plain-http  Speak plain HTTP [env: KILN_PLAIN_HTTP]
           --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
           --ollama      Speak Ollama's protocol, as always with Ollama's own registry
 

@@ -86,11 +86,12 @@ fn help_names_every_command() {
                             KILN_STORE]
           --threads <N>     How many blobs are written at once [default: one per processor] [env:
                             KILN_THREADS]
-          --json            Print results as JSON, one object a line
-          --progress <HOW>  How progress is shown [default: auto] [possible values: auto, plain, json,
-                            off]
-      -q, --quiet           Print only results and errors
-      -v, --verbose         Print more: every blob as it is done, every tensor of a model
+          --json            Print results as JSON, one object a line [env: KILN_JSON]
+          --progress <HOW>  How progress is shown [default: auto] [env: KILN_PROGRESS] [possible values:
+                            auto, plain, json, off]
+      -q, --quiet           Print only results and errors [env: KILN_QUIET]
+      -v, --verbose         Print more: every blob as it is done, every tensor of a model [env:
+                            KILN_VERBOSE]
 
     Try `kiln demo`, or `kiln COMMAND --help` for examples.
     --- stderr ---
