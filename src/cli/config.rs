@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::arguments::ProgressMode;
+use super::transport::BytesPerSecond;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::Reference;
 
@@ -28,7 +29,12 @@ pub(super) struct Config {
     pub(super) verbose: Option<bool>,
     pub(super) plain_http: Option<bool>,
     pub(super) ca: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
+    pub(super) timeout: Option<NonZeroU32>,
+    pub(super) connect_timeout: Option<NonZeroU32>,
     pub(super) concurrency: Option<NonZeroUsize>,
+    pub(super) limit_rate: Option<BytesPerSecond>,
     /// What is different for one registry, by its name as references have it.
     pub(super) registry: BTreeMap<Spanned<String>, Registry>,
 }
@@ -39,6 +45,8 @@ pub(super) struct Config {
 pub(super) struct Registry {
     pub(super) plain_http: Option<bool>,
     pub(super) ca: Option<PathBuf>,
+    pub(super) client_cert: Option<PathBuf>,
+    pub(super) client_key: Option<PathBuf>,
 }
 
 impl Config {
@@ -71,6 +79,12 @@ impl Config {
         if config.quiet == Some(true) && config.verbose == Some(true) {
             return Err(wrong(0..0, "`quiet` and `verbose` exclude each other".to_owned()));
         }
+        let is_alone = |key: &Option<PathBuf>, certificate: &Option<PathBuf>| key.is_some() && certificate.is_none();
+        if is_alone(&config.client_key, &config.client_cert)
+            || config.registry.values().any(|own| is_alone(&own.client_key, &own.client_cert))
+        {
+            return Err(wrong(0..0, "`client-key` needs `client-cert`".to_owned()));
+        }
         for host in config.registry.keys() {
             if !is_registry(host.get_ref()) {
                 let sentence = format!("Not a registry: {}", quoted(host.get_ref()));
@@ -84,8 +98,10 @@ impl Config {
 
     /// Paths are relative to the directory of the file that names them.
     fn settle(&mut self, directory: &Path) {
-        let own = self.registry.values_mut().map(|registry| &mut registry.ca);
-        for path in [&mut self.store, &mut self.ca].into_iter().chain(own).flatten() {
+        let own = self.registry.values_mut();
+        let own = own.flat_map(|own| [&mut own.ca, &mut own.client_cert, &mut own.client_key]);
+        let all = [&mut self.store, &mut self.ca, &mut self.client_cert, &mut self.client_key];
+        for path in all.into_iter().chain(own).flatten() {
             *path = directory.join(&*path);
         }
     }
@@ -113,6 +129,7 @@ mod tests {
             progress = "plain"
             quiet = true
             concurrency = 8
+            limit-rate = "10M"
 
             [registry."127.0.0.1:5000"]
             plain-http = true
@@ -139,6 +156,8 @@ mod tests {
             ("json = \"yes\"\n", 1, "invalid type: string \"yes\", expected a boolean"),
             ("progress = \"loud\"\n", 1, "unknown variant `loud`, expected one of `auto`, `plain`"),
             ("ca = \"a\"\nca = \"b\"\n", 2, "duplicate key"),
+            ("limit-rate = \"fast\"\n", 1, "Not a number of bytes per second: `fast`"),
+            ("[registry.\"r.example\"]\nclient-key = \"k\"\n", 1, "`client-key` needs `client-cert`"),
             ("quiet = true\nverbose = true\n", 1, "`quiet` and `verbose` exclude each other"),
             ("\n[registry.\"https://r.example\"]\n", 2, "Not a registry: `https://r.example`"),
             ("[registry.team]\n", 1, "Not a registry: `team`"),

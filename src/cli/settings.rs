@@ -32,6 +32,16 @@ pub(super) mod variable {
     pub(super) const PLAIN_HTTP: &str = "KILN_PLAIN_HTTP";
     /// Certificate authorities to trust besides the system's.
     pub(in super::super) const CA: &str = "KILN_CA";
+    /// A certificate of our own.
+    pub(in super::super) const CLIENT_CERT: &str = "KILN_CLIENT_CERT";
+    /// Its key.
+    pub(in super::super) const CLIENT_KEY: &str = "KILN_CLIENT_KEY";
+    /// How long a registry may be silent.
+    pub(in super::super) const TIMEOUT: &str = "KILN_TIMEOUT";
+    /// How long a connection may take to come up.
+    pub(in super::super) const CONNECT_TIMEOUT: &str = "KILN_CONNECT_TIMEOUT";
+    /// How many bytes move in a second at most.
+    pub(in super::super) const LIMIT_RATE: &str = "KILN_LIMIT_RATE";
     /// How many blobs are moved at once.
     pub(in super::super) const CONCURRENCY: &str = "KILN_CONCURRENCY";
     /// Docker's directory of settings, which has the credentials.
@@ -157,6 +167,11 @@ impl Settings {
         self.places.docker_config()
     }
 
+    /// Where docker and podman keep certificates for registries, those of the user first.
+    pub(super) fn certificates(&self) -> Vec<PathBuf> {
+        self.places.certificates()
+    }
+
     /// The Hugging Face cache; `None` when there is no home directory to look in.
     pub(super) fn hub(&self) -> Option<PathBuf> {
         self.places.hub()
@@ -262,6 +277,12 @@ impl Places {
         Some(directory.join(Path::new("config.json")))
     }
 
+    fn certificates(&self) -> Vec<PathBuf> {
+        let places = [self.config_home(), Some(PathBuf::from("/etc"))];
+        let directories = |place: PathBuf| ["containers/certs.d", "docker/certs.d"].map(|name| place.join(name));
+        places.into_iter().flatten().flat_map(directories).collect()
+    }
+
     /// As `huggingface_hub` 1.0 looks for it.
     fn hub(&self) -> Option<PathBuf> {
         let in_cache = || {
@@ -329,6 +350,18 @@ mod tests {
         assert_eq!(places.config_home(), Some("/home/a/.config".into()));
         places.config_home = Some("/config".into());
         assert_eq!(places.config_home(), Some("/config".into()));
+    }
+
+    #[test]
+    fn certificates_are_where_docker_and_podman_have_them() {
+        let places = |home| places(home, None, None).certificates();
+        let system = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+        assert_eq!(places(None), system);
+        assert_eq!(
+            places(Some("/home/a"))[..2],
+            ["containers", "docker"].map(|name| { PathBuf::from(format!("/home/a/.config/{name}/certs.d")) })
+        );
+        assert_eq!(places(Some("/home/a"))[2..], system);
     }
 
     #[test]

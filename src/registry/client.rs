@@ -7,23 +7,21 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Method, Response, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::Options;
 use super::address::Address;
 use super::auth::{Access, Authorizer};
+use super::connector::Connector;
 use super::failure::{Failure, address, shown, speaks_no_tls};
 use super::outgoing::Part;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many redirects are followed for one request.
 const MAX_REDIRECTS: usize = 5;
-/// How long a connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a request is sent at most.
 const ATTEMPTS: usize = 5;
 /// The longest wait between two attempts that we choose ourselves.
@@ -104,7 +102,7 @@ pub(super) struct Grant {
 
 /// One registry.
 pub(super) struct Client {
-    http: reqwest::Client,
+    connector: Connector,
     address: Address,
     base: OnceCell<Url>,
     authorizer: Authorizer,
@@ -113,38 +111,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(host: &str, authorizer: Authorizer, options: &Options) -> Result<Self> {
-        // `reqwest` takes the process's provider and has none of its own; another one that the
-        // program has installed before serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let options = options.of(host);
         let address = Address::new(host, options.plain_http)?;
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
-            .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
-            .redirect(Policy::none())
-            .referer(false)
-            // Over HTTP/2 all blobs would share one TCP connection and its window.
-            .http1_only()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(options.concurrency);
-        if address.is_loopback() {
-            http = http.no_proxy();
-        }
-        if let Some(path) = &options.ca {
-            let invalid = |message| Error::new(ErrorKind::Usage, format!("{message}: `{}`", path.display()));
-            let pem =
-                std::fs::read(path).map_err(|cause| invalid("Could not read the certificates").caused_by(cause))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .map_err(|cause| invalid("Not certificates in PEM").caused_by(cause))?;
-            if certificates.is_empty() {
-                return Err(invalid("No certificate in PEM"));
-            }
-            http = http.tls_certs_merge(certificates);
-        }
-        let http = http
-            .build()
-            .map_err(|cause| Error::new(ErrorKind::Unexpected, "Could not set up the HTTP client").caused_by(cause))?;
-        Ok(Self { http, address, base: OnceCell::new(), authorizer, options })
+        let connector = Connector::new(&address, &options)?;
+        Ok(Self { connector, address, base: OnceCell::new(), authorizer, options })
     }
 
     pub(super) fn host(&self) -> &str {
@@ -153,6 +123,14 @@ impl Client {
 
     pub(super) fn idle(&self) -> Duration {
         self.options.idle_timeout
+    }
+
+    /// Waits until `bytes` of a blob that came may count as received: whoever reads them on without that ignores
+    /// [`Options::rate`].
+    pub(super) async fn pace(&self, bytes: usize) {
+        if let Some(rate) = &self.options.rate {
+            rate.pass(bytes).await;
+        }
     }
 
     /// The root of the registry's API, `…/v2/`.
@@ -188,7 +166,7 @@ impl Client {
     }
 
     async fn probe(&self, base: &Url) -> Result<reqwest::Result<Response>, Failure> {
-        let answer = timeout(self.idle(), self.http.get(base.clone()).send()).await;
+        let answer = timeout(self.idle(), self.connector.client(base)?.get(base.clone()).send()).await;
         answer.map_err(|_| Failure::stalled(&Method::GET, base, self.idle()))
     }
 
@@ -278,7 +256,8 @@ impl Client {
         payload: &Payload<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, Failure> {
-        let mut request = self.http.request(method.clone(), url.clone()).headers(call.headers.clone());
+        let mut request =
+            self.connector.client(url)?.request(method.clone(), url.clone()).headers(call.headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
@@ -287,7 +266,9 @@ impl Client {
         let answer = match payload {
             Payload::Part(part) => {
                 let watch = part.watch();
-                let request = request.header(CONTENT_LENGTH, part.length()).body(part.open().await?.into_body());
+                let request = request
+                    .header(CONTENT_LENGTH, part.length())
+                    .body(part.open(self.options.rate.as_ref()).await?.into_body());
                 tokio::select! {
                     // The source's own error explains more than the request that it broke.
                     answer = request.send() => match watch.fault() {

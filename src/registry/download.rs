@@ -167,6 +167,7 @@ impl Incoming {
             let idle = self.repository.client.idle();
             let interruption = match timeout(idle, self.part.response.chunk()).await {
                 Ok(Ok(Some(mut chunk))) => {
+                    self.repository.client.pace(chunk.len()).await;
                     let known = self.part.skip.min(chunk.len() as u64);
                     self.part.skip -= known;
                     // `known` is at most the length of a chunk in memory.

@@ -62,6 +62,10 @@ impl Failure {
                 format!("`{host}` does not speak TLS: {request}"),
                 Some("if it speaks plain HTTP and you trust the network, allow `--plain-http`"),
             ),
+            Some(rustls::Error::AlertReceived(_)) => (
+                format!("`{host}` refused the TLS connection: {request}"),
+                Some("if it wants to see a certificate of yours, name one with `--client-cert`"),
+            ),
             _ if cause.is_connect() => (format!("Could not connect to `{host}`: {request}"), None),
             _ => (format!("The connection broke: {request}"), None),
         };

@@ -9,6 +9,7 @@ mod address;
 mod auth;
 mod bounded;
 mod client;
+mod connector;
 mod credential;
 mod delete;
 mod docker_config;
@@ -19,7 +20,9 @@ mod manifests;
 mod ollama;
 mod outgoing;
 mod pages;
+mod rate;
 mod referrers;
+mod tls;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +41,8 @@ pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
 pub use listing::catalog;
 pub use ollama::{OLLAMA_KEYS, OllamaOptions, SigningKey};
+pub use rate::Rate;
+pub use tls::ClientCertificate;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
@@ -56,6 +61,11 @@ pub struct Options {
     pub plain_http: bool,
     /// A PEM file with certificate authorities to trust besides the system's.
     pub ca: Option<PathBuf>,
+    /// A certificate of our own, for a registry that asks for one; it is shown to nobody else.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Directories with certificates for registries, as docker's `certs.d`; the first that has some for a registry
+    /// counts.
+    pub certificates: Vec<PathBuf>,
     /// How many blobs are moved at once. As many streams come from a repository at most, several of one large
     /// blob among them, and as many connections are kept.
     pub concurrency: usize,
@@ -63,6 +73,10 @@ pub struct Options {
     pub chunk: Option<u64>,
     /// Ollama's protocol: who speaks it, and the user's key.
     pub ollama: OllamaOptions,
+    /// How fast blobs may move, with everything that shares the limit; as fast as they can without one.
+    pub rate: Option<Arc<Rate>>,
+    /// How long a connection may take to come up.
+    pub connect_timeout: Duration,
     /// How long the other side may be silent while data moves.
     pub idle_timeout: Duration,
     /// How long it may be silent after it has taken everything: it is storing many gigabytes.
@@ -80,6 +94,8 @@ pub struct HostOptions {
     pub plain_http: Option<bool>,
     /// In the place of [`Options::ca`].
     pub ca: Option<PathBuf>,
+    /// In the place of [`Options::client_certificate`].
+    pub client_certificate: Option<ClientCertificate>,
 }
 
 impl Default for Options {
@@ -87,9 +103,13 @@ impl Default for Options {
         Self {
             plain_http: false,
             ca: None,
+            client_certificate: None,
+            certificates: Vec::new(),
             concurrency: 4,
             chunk: None,
             ollama: OllamaOptions::default(),
+            rate: None,
+            connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(600),
             first_pause: Duration::from_millis(500),
@@ -105,6 +125,7 @@ impl Options {
         if let Some(own) = self.registries.get(host).cloned() {
             options.plain_http = own.plain_http.unwrap_or(options.plain_http);
             options.ca = own.ca.or(options.ca);
+            options.client_certificate = own.client_certificate.or(options.client_certificate);
         }
         options
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, sleep_until};
 
+use super::rate::Rate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Descriptor;
 use crate::storage::{Body, ByteStream, Verifier};
@@ -35,6 +36,9 @@ pub(super) struct Outgoing {
     /// Checked bytes that wait for the check of what follows them.
     held: Bytes,
     watch: Watch,
+    rate: Option<Arc<Rate>>,
+    /// How many bytes are handed over at once.
+    piece: usize,
 }
 
 /// What the owner of the request can see of its body.
@@ -85,8 +89,8 @@ impl<'a> Part<'a> {
         self.watch.view(|view| view.after.take())
     }
 
-    /// Opens it to be sent, from its first byte.
-    pub(super) async fn open(&self) -> Result<Outgoing> {
+    /// Opens it to be sent, from its first byte, as fast as `rate` allows.
+    pub(super) async fn open(&self, rate: Option<&Arc<Rate>>) -> Result<Outgoing> {
         let source = self.body.open(self.before.seen()..self.end).await?;
         self.watch.view(|view| (view.fault, view.after) = (None, None));
         self.watch.enter(Stage::Sending);
@@ -96,6 +100,8 @@ impl<'a> Part<'a> {
             end: self.end,
             held: Bytes::new(),
             watch: self.watch.clone(),
+            rate: rate.cloned(),
+            piece: rate.map_or(PIECE, |rate| rate.piece().min(PIECE)),
         })
     }
 }
@@ -109,7 +115,11 @@ impl Outgoing {
     fn into_pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         stream::try_unfold(self, |mut outgoing| async move {
             match outgoing.next().await {
-                Ok(piece) => Ok(piece.map(|piece| (piece, outgoing))),
+                Ok(Some(piece)) => {
+                    outgoing.pace(piece.len()).await;
+                    Ok(Some((piece, outgoing)))
+                }
+                Ok(None) => Ok(None),
                 Err(fault) => {
                     outgoing.watch.view(|view| view.fault = Some(fault));
                     Err(io::Error::other("the blob could not be read"))
@@ -119,9 +129,9 @@ impl Outgoing {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        if self.held.len() > PIECE {
+        if self.held.len() > self.piece {
             self.watch.enter(Stage::Sending);
-            return Ok(Some(self.held.split_to(PIECE)));
+            return Ok(Some(self.held.split_to(self.piece)));
         }
         self.watch.enter(Stage::Reading);
         while let Some(verifier) = &mut self.verifier {
@@ -149,14 +159,25 @@ impl Outgoing {
                     }
                 }
             }
-            if self.held.len() > PIECE {
+            if self.held.len() > self.piece {
                 self.watch.enter(Stage::Sending);
-                return Ok(Some(self.held.split_to(PIECE)));
+                return Ok(Some(self.held.split_to(self.piece)));
             }
         }
         self.watch.enter(Stage::Sent);
         let last = std::mem::take(&mut self.held);
         Ok(Some(last).filter(|last| !last.is_empty()))
+    }
+}
+
+impl Outgoing {
+    /// Waits until `bytes` more may leave. The registry is not to blame for that.
+    async fn pace(&mut self, bytes: usize) {
+        let Some(rate) = &self.rate else { return };
+        let stage = self.watch.view(|view| view.stage);
+        self.watch.enter(Stage::Reading);
+        rate.pass(bytes).await;
+        self.watch.enter(stage);
     }
 }
 
@@ -208,7 +229,7 @@ mod tests {
     }
 
     async fn pieces(part: &Part<'_>) -> (Vec<u8>, Option<Error>) {
-        let pieces: Vec<_> = part.open().await.unwrap().into_pieces().collect().await;
+        let pieces: Vec<_> = part.open(None).await.unwrap().into_pieces().collect().await;
         assert!(pieces.iter().flatten().all(|piece| !piece.is_empty() && piece.len() <= PIECE));
         (pieces.into_iter().flatten().flatten().collect(), part.watch().fault())
     }

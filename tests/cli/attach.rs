@@ -23,9 +23,7 @@ fn help_says_what_it_takes() {
           --annotation <KEY=VALUE>  What the manifest says besides
       -h, --help                    Print help (see more with '--help')
 
-    Registry options:
-          --plain-http  Speak plain HTTP
-          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+    Registry options: …
 
     Global options: …
 
@@ -45,9 +43,7 @@ fn help_says_what_it_takes() {
           --artifact-type <TYPE>  Only what is of this kind
       -h, --help                  Print help (see more with '--help')
 
-    Registry options:
-          --plain-http  Speak plain HTTP
-          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
+    Registry options: …
 
     Global options: …
 

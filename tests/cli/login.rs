@@ -28,10 +28,7 @@ fn help_says_what_it_takes() {
           --password-stdin  Read the password from standard input
       -h, --help            Print help (see more with '--help')
 
-    Registry options:
-          --plain-http  Speak plain HTTP [env: KILN_PLAIN_HTTP]
-          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama      Speak Ollama's protocol, as always with Ollama's own registry
+    Registry options: …
 
     Global options: …
 

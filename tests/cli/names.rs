@@ -37,10 +37,7 @@ fn help_says_what_it_takes() {
           --remote  Remove them from their registries, and not from the store
       -h, --help    Print help (see more with '--help')
 
-    Registry options:
-          --plain-http  Speak plain HTTP
-          --ca <FILE>   Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama      Speak Ollama's protocol, as always with Ollama's own registry
+    Registry options: …
 
     Global options: …
 

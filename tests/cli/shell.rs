@@ -32,14 +32,26 @@ const COMMANDS: [&str; 24] = [
     "verify",
 ];
 
-/// The short help of a command, but for the options that are the same for all.
+/// The short help of a command, but for the options that are the same for all, or for all that reach registries.
 pub(crate) fn help(command: &str) -> String {
     let run = Place::new().kiln(&format!("{command} -h"));
     run.expect(0);
     assert_eq!(run.stderr, "");
-    let (own, rest) = run.stdout.split_once("Global options:\n").unwrap();
-    let (_, examples) = rest.split_once("\n\n").unwrap();
-    format!("{own}Global options: …\n\n{examples}")
+    let mut help = run.stdout.clone();
+    for heading in ["Registry options:", "Global options:"] {
+        if let Some((own, rest)) = help.split_once(&format!("{heading}\n")) {
+            let (_, after) = rest.split_once("\n\n").unwrap();
+            help = format!("{own}{heading} …\n\n{after}");
+        }
+    }
+    help
+}
+
+#[test]
+fn help_says_how_registries_are_reached() {
+    let help = Place::new().kiln("pull -h").stdout.clone();
+    let (_, options) = help.split_once("Registry options:\n").unwrap();
+    assert_snapshot!(options.split_once("\n\n").unwrap().0, @"");
 }
 
 #[test]

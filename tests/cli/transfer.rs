@@ -20,11 +20,7 @@ fn help_says_what_it_takes() {
     Options:
       -h, --help  Print help (see more with '--help')
 
-    Registry options:
-          --plain-http       Speak plain HTTP [env: KILN_PLAIN_HTTP]
-          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
-          --concurrency <N>  How many blobs are moved at once [default: 4] [env: KILN_CONCURRENCY]
+    Registry options: …
 
     Global options: …
 
@@ -45,11 +41,7 @@ fn help_says_what_it_takes() {
     Options:
       -h, --help  Print help (see more with '--help')
 
-    Registry options:
-          --plain-http       Speak plain HTTP [env: KILN_PLAIN_HTTP]
-          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
-          --concurrency <N>  How many blobs are moved at once [default: 4] [env: KILN_CONCURRENCY]
+    Registry options: …
 
     Global options: …
 
@@ -70,11 +62,7 @@ fn help_says_what_it_takes() {
     Options:
       -h, --help  Print help (see more with '--help')
 
-    Registry options:
-          --plain-http       Speak plain HTTP [env: KILN_PLAIN_HTTP]
-          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
-          --concurrency <N>  How many blobs are moved at once [default: 4] [env: KILN_CONCURRENCY]
+    Registry options: …
 
     Global options: …
 

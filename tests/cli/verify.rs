@@ -39,11 +39,7 @@ fn help_says_what_it_takes() {
           --draft <DIR>      The draft's checkpoint to rebuild from [default: where it was created from]
       -h, --help             Print help (see more with '--help')
 
-    Registry options:
-          --plain-http       Speak plain HTTP
-          --ca <FILE>        Trust the certificate authorities in this PEM file, too [env: KILN_CA]
-          --ollama           Speak Ollama's protocol, as always with Ollama's own registry
-          --concurrency <N>  How many blobs are moved at once [default: 4]
+    Registry options: …
 
     Global options: …
 
