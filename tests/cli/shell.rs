@@ -51,7 +51,24 @@ pub(crate) fn help(command: &str) -> String {
 fn help_says_how_registries_are_reached() {
     let help = Place::new().kiln("pull -h").stdout.clone();
     let (_, options) = help.split_once("Registry options:\n").unwrap();
-    assert_snapshot!(options.split_once("\n\n").unwrap().0, @"");
+    assert_snapshot!(options.split_once("\n\n").unwrap().0, @r"
+    --plain-http                 Speak plain HTTP [env: KILN_PLAIN_HTTP]
+    --ca <FILE>                  Trust the certificate authorities in this PEM file, too [env:
+                                 KILN_CA]
+    --ollama                     Speak Ollama's protocol, as always with Ollama's own registry
+    --client-cert <FILE>         Show this certificate to a registry that asks for one, in PEM
+                                 [env: KILN_CLIENT_CERT]
+    --client-key <FILE>          The certificate's key, in PEM [default: it is in the same file]
+                                 [env: KILN_CLIENT_KEY]
+    --timeout <SECONDS>          How many seconds a registry may be silent [default: 60] [env:
+                                 KILN_TIMEOUT]
+    --connect-timeout <SECONDS>  How many seconds a connection may take to come up [default: 10]
+                                 [env: KILN_CONNECT_TIMEOUT]
+    --concurrency <N>            How many blobs are moved at once [default: 4] [env:
+                                 KILN_CONCURRENCY]
+    --limit-rate <RATE>          How many bytes move in a second at most, all together, as in
+                                 `800K`, `10M` [env: KILN_LIMIT_RATE]
+    ");
 }
 
 #[test]
