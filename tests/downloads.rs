@@ -341,6 +341,16 @@ async fn bytes_behind_the_end_do_not_become_content() {
 }
 
 #[tokio::test]
+async fn what_was_hashed_is_not_written_again() {
+    let scene = Scene::new(&[LAYER], Options { ranges: false, ..Options::default() });
+    scene.leave(&content(0, LAYER), &format!(r#"{{"ranges":[[{},{LAYER}]],"size":{LAYER}}}"#, 2 * MIB));
+    // The registry reads on behind the hole, in other bytes than it has.
+    scene.registry.inject(Trigger::on("GET", &scene.layers[0].digest.to_string()).always(), Fault::FlipBit { at: 5 << 20 });
+    scene.pull().await.unwrap();
+    scene.check();
+}
+
+#[tokio::test]
 async fn a_registry_that_sends_other_bytes_is_asked_no_more_than_it_takes_to_know() {
     for resumed in [false, true] {
         let scene = Scene::new(&[LAYER], Options::default());

@@ -88,8 +88,9 @@ pub(crate) fn require_within(target: &Descriptor, bytes: &Range<u64>) -> Result<
 
 /// A place content can be written to.
 pub trait Push: Fetch {
-    /// Stores `body` as `expected`, or fails and leaves no trace. Bytes that do not match
-    /// `expected` are [`crate::ErrorKind::Corrupt`] and are never visible under its digest.
+    /// Stores `body` as `expected`, or fails and shows nothing of it; what has arrived may be kept for another
+    /// push to go on with. Bytes that do not match `expected` are [`crate::ErrorKind::Corrupt`] and are never
+    /// visible under its digest.
     fn push(&self, expected: &Descriptor, body: &dyn Body) -> impl Future<Output = Result<Pushed>> + Send;
 }
 
