@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use kiln::copy::{CopyReport, Direction, copy};
 use kiln::oci::{Descriptor, Manifest, MediaType, Reference};
-use kiln::registry::{Anonymous, OllamaOptions, Options, Remote, SigningKey};
+use kiln::registry::{Anonymous, Credential, Keychain, OllamaOptions, Options, Remote, SigningKey};
 use kiln::storage::{Body, ByteStream, Memory, Push as _, Pushed, Refs as _};
 use kiln::{Error, ErrorKind, Progress, Result};
 use registry_fixtures::{
@@ -42,6 +42,15 @@ impl Body for Content {
         let rest = self.0.slice(end.min(bytes.start as usize)..end);
         let pieces: Vec<_> = rest.chunks(7000).map(|piece| Ok(rest.slice_ref(piece))).collect();
         Box::pin(async move { Ok(Box::pin(stream::iter(pieces)) as ByteStream) })
+    }
+}
+
+/// A keychain with a password.
+struct Alice;
+
+impl Keychain for Alice {
+    fn credential(&self, _host: &str) -> Result<Option<Credential>> {
+        Ok(Some(Credential::Basic { user: "alice".into(), password: "s3cret".into() }))
     }
 }
 
@@ -222,6 +231,19 @@ async fn what_is_pushed_is_pulled_and_nothing_is_sent_twice() {
         // The storage refuses whoever comes with a credential; nobody did.
         assert!(scene.registry.storage_requests().iter().all(|request| request.header("authorization").is_none()));
     }
+}
+
+#[tokio::test]
+async fn a_blob_that_the_registry_finds_by_its_digest_is_not_sent() {
+    let (scene, memory) = (Scene::with(Uploads::Parts), model(SIZE).await);
+    let there = reference(&scene.registry, "team");
+    push_model(&memory, &scene.remote, &there).await.unwrap();
+    scene.registry.clear_requests();
+    scene.registry.inject(Trigger::on("HEAD", "/blobs/").always(), status(404));
+    let again = push_model(&memory, &scene.remote, &there).await.unwrap();
+    assert_eq!((again.blobs_transferred, again.blobs_skipped), (0, 2));
+    let answers: Vec<_> = scene.requests("POST").iter().map(|request| request.status).collect();
+    assert_eq!((answers, scene.registry.storage_requests().len()), (vec![201, 201], 0));
 }
 
 #[tokio::test]
@@ -460,6 +482,16 @@ async fn a_registry_of_the_ordinary_kind_can_be_spoken_to_all_the_same() {
     let there: Reference = format!("{}/team/model:v1", registry.host()).parse().unwrap();
     let report = push_model(&model(SIZE).await, &remote(&there, &options(None)), &there).await.unwrap();
     assert_eq!((report.blobs_transferred, registry.blobs("team/model").len()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_password_for_just_this_registry_comes_before_the_key() {
+    let home = TempDir::new().unwrap();
+    let registry = Fixture::start_with(FixtureOptions::default().auth(Auth::basic("alice", "s3cret")));
+    let there: Reference = format!("{}/team/model:v1", registry.host()).parse().unwrap();
+    let options = options(Some(key_file(home.path(), KEY, 0o600)));
+    let remote = Remote::new(&there, Arc::new(Alice), &options).unwrap();
+    push_model(&model(10).await, &remote, &there).await.unwrap();
 }
 
 #[tokio::test]
