@@ -85,12 +85,26 @@ pub enum Fault {
     LyingDigest,
     /// The reply has this `Content-Type`.
     ContentType(&'static str),
+    /// The request is carried out and answered with this status.
+    Instead(u16),
+    /// The reply's body has no end.
+    Endless,
     /// A 307 to the same path on another `host:port`.
     RedirectTo(String),
     /// The request's token has expired: a 401, and the token is good for nothing afterwards.
     ExpiredToken,
     /// The upload session of the request is gone, as after a restart of the registry.
     ForgetUpload,
+    /// The upload session of the request lost this many bytes at its end.
+    LoseTail {
+        /// Bytes gone.
+        bytes: usize,
+    },
+    /// The registry takes this many bytes of a chunk, drops the rest, and says so.
+    TakeOnly {
+        /// Bytes taken.
+        bytes: u64,
+    },
     /// A `Range` header is ignored: the whole content, with status 200.
     IgnoreRange,
     /// The reply has this `Content-Range`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
@@ -42,6 +43,12 @@ pub struct Options {
     pub catalog: bool,
     /// How it lists what is more than was asked for.
     pub listing: Listing,
+    /// Whether it tells how far an upload is to whoever asks at another address than the latest.
+    pub old_status: bool,
+    /// Whether it appends a chunk wherever that says to begin, as docker-registry 2.8 does, and tells nobody.
+    pub appends: bool,
+    /// How long a request's body may take; the connection of one that takes longer closes.
+    pub deadline: Option<Duration>,
     /// How many tags, repositories or referrers it lists at most in one reply.
     pub page: usize,
     /// What goes wrong.
@@ -64,6 +71,9 @@ impl Default for Options {
             min_chunk: None,
             catalog: true,
             listing: Listing::Paged,
+            old_status: true,
+            appends: false,
+            deadline: None,
             page: 1000,
             faults: Vec::new(),
         }
@@ -91,6 +101,8 @@ impl Options {
 pub enum Locations {
     /// As a whole URL.
     Absolute,
+    /// As a URL without a scheme: `//host:port/path`.
+    WithoutScheme,
     /// As a path.
     Relative,
 }

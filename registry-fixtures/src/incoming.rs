@@ -1,8 +1,11 @@
 //! A request's body as it arrives: counted, and broken off where a fault says.
 
+use std::time::Duration;
+
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::{Instant, timeout_at};
 
 use crate::fixture::Record;
 use crate::reply::Refusal;
@@ -14,12 +17,27 @@ pub(crate) struct Incoming {
     seen: u64,
     /// After how many bytes a fault closes the connection.
     end: Option<u64>,
+    /// After how many bytes the rest is dropped.
+    taken: u64,
+    /// When the connection closes.
+    deadline: Option<Instant>,
     broken: bool,
 }
 
 impl Incoming {
     pub(crate) fn new(body: Body, record: Record) -> Self {
-        Self { stream: body.into_data_stream(), record, seen: 0, end: None, broken: false }
+        let stream = body.into_data_stream();
+        Self { stream, record, seen: 0, end: None, taken: u64::MAX, deadline: None, broken: false }
+    }
+
+    /// Lets the connection break when the body takes longer than `time`.
+    pub(crate) fn break_off_after(&mut self, time: Duration) {
+        self.deadline = Some(Instant::now() + time);
+    }
+
+    /// Drops what comes behind the first `bytes`.
+    pub(crate) fn take_only(&mut self, bytes: u64) {
+        self.taken = bytes;
     }
 
     /// Lets the connection break after `bytes`, or at the end of the body if that comes first.
@@ -44,11 +62,24 @@ impl Incoming {
             self.broken = true;
             return None;
         }
-        match self.stream.next().await {
+        let next = match self.deadline {
+            None => self.stream.next().await,
+            // As if the connection had closed.
+            Some(deadline) => match timeout_at(deadline, self.stream.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    self.broken = true;
+                    return None;
+                }
+            },
+        };
+        match next {
             Some(Ok(mut bytes)) => {
                 bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                let wanted = self.taken.saturating_sub(self.seen);
                 self.seen += bytes.len() as u64;
                 self.record.change(|record| record.body_len = self.seen);
+                bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
                 Some(bytes)
             }
             Some(Err(_)) => {

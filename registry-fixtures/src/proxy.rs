@@ -1,6 +1,7 @@
 //! A bad line: a TCP proxy between a client and a registry, real or not. It knows nothing of HTTP. It counts bytes,
 //! is as slow as a test says, and at a byte that a test names it breaks a connection, stalls it, or flips a bit.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,6 +89,8 @@ struct State {
     mishaps: Vec<(Spot, Mishap)>,
     /// How many connections there were.
     connections: usize,
+    /// What clients sent, for each connection; kept if a test asks for it.
+    transcripts: Option<BTreeMap<usize, Vec<u8>>>,
     up: Counted,
     down: Counted,
 }
@@ -111,9 +114,12 @@ impl State {
         }
     }
 
-    /// Takes `length` bytes; when they arrive at the other end.
-    fn take(&mut self, way: Way, length: usize) -> Instant {
-        let line = self.line;
+    /// Takes `bytes`; when they arrive at the other end.
+    fn take(&mut self, way: Way, connection: usize, bytes: &[u8]) -> Instant {
+        if let (Way::Up, Some(transcripts)) = (way, &mut self.transcripts) {
+            transcripts.entry(connection).or_default().extend_from_slice(bytes);
+        }
+        let (line, length) = (self.line, bytes.len());
         let now = Instant::now();
         let counted = self.counted(way);
         counted.taken += length as u64;
@@ -190,6 +196,16 @@ impl Proxy {
     /// Lets something happen once, at a byte that has not passed yet.
     pub fn inject(&self, spot: Spot, mishap: Mishap) {
         lock(&self.state).mishaps.push((spot, mishap));
+    }
+
+    /// Keeps what clients send from now on, for [`Proxy::transcripts`].
+    pub fn record(&self) {
+        lock(&self.state).transcripts.get_or_insert_default();
+    }
+
+    /// What clients sent while it was recorded, for each connection.
+    pub fn transcripts(&self) -> Vec<Vec<u8>> {
+        lock(&self.state).transcripts.iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// How many mishaps are still to come.
@@ -311,7 +327,7 @@ impl Direction<'_> {
             if length == 0 {
                 break;
             }
-            let arrives = lock(self.state).take(self.way, length);
+            let arrives = lock(self.state).take(self.way, self.connection, &piece[..length]);
             if under_way.send((arrives, piece[..length].to_vec())).await.is_err() {
                 break;
             }

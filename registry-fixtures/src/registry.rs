@@ -103,7 +103,10 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
         state.script.next(parts.method.as_str(), parts.uri.path())
     };
     let query = Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default();
-    let body = Incoming::new(body, record.clone());
+    let mut body = Incoming::new(body, record.clone());
+    if let Some(time) = shared.options.deadline {
+        body.break_off_after(time);
+    }
     let mut exchange = Exchange { shared, parts, query, body, ignore_range: false };
 
     let response = match exchange.spoil(&faults) {
@@ -162,6 +165,8 @@ pub(crate) async fn spoil_reply(mut response: Response, faults: &[Fault]) -> Opt
             Fault::ContentRange(range) => {
                 response.headers_mut().insert(CONTENT_RANGE, header(range));
             }
+            Fault::Instead(code) => *response.status_mut() = reply::status(*code),
+            Fault::Endless => response = reply::endless(response),
             Fault::MissingLocation => {
                 response.headers_mut().remove(LOCATION);
             }
@@ -203,6 +208,14 @@ impl Exchange {
                         self.shared.state().uploads.remove(&id);
                     }
                 }
+                Fault::LoseTail { bytes } => {
+                    if let Some(Target::Upload { id, .. }) = Target::parse(self.parts.uri.path())
+                        && let Some(upload) = self.shared.state().uploads.get_mut(&id)
+                    {
+                        upload.bytes.truncate(upload.bytes.len().saturating_sub(*bytes));
+                    }
+                }
+                Fault::TakeOnly { bytes } => self.body.take_only(*bytes),
                 Fault::IgnoreRange => self.ignore_range = true,
                 _ => {}
             }
@@ -412,6 +425,7 @@ impl Exchange {
     pub(crate) fn location(&self, path: &str) -> String {
         match self.shared.options.locations {
             Locations::Absolute => format!("http://{}{path}", self.shared.host),
+            Locations::WithoutScheme => format!("//{}{path}", self.shared.host),
             Locations::Relative => path.to_owned(),
         }
     }

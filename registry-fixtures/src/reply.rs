@@ -43,11 +43,15 @@ impl IntoResponse for Refusal {
     }
 }
 
+pub(crate) fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).expect("a status code")
+}
+
 /// A reply with `headers` and a body of known length.
 pub(crate) fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) -> Response {
     let body = body.into();
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::from_u16(status).expect("a status code");
+    *response.status_mut() = self::status(status);
     // A 204 has no Content-Length (RFC 9110, section 8.6).
     if status != 204 {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -92,4 +96,12 @@ pub(crate) fn stall(response: Response, bytes: Bytes) -> Response {
     let (parts, _) = response.into_parts();
     let silence = stream::pending::<Result<Bytes, Infallible>>();
     Response::from_parts(parts, Body::from_stream(stream::iter([Ok(bytes)]).chain(silence)))
+}
+
+/// `response` with a body that has no end, and spaces for content.
+pub(crate) fn endless(response: Response) -> Response {
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    let spaces = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b' '; 4096])));
+    Response::from_parts(parts, Body::from_stream(spaces))
 }

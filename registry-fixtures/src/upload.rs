@@ -44,11 +44,15 @@ impl Exchange {
         Ok(response)
     }
 
-    /// Like distribution 3, answers an old `Location` too, with the new one.
+    /// Like distribution 3, answers an old `Location` too, with the new one, unless it is told not to.
     pub(crate) fn upload_status(&self, name: &str, id: &str) -> Answer {
         self.upload(name, id, None)?;
         let state = self.shared.state();
-        Ok(self.progress(204, id, state.uploads.get(id).ok_or_else(unknown_upload)?))
+        let upload = state.uploads.get(id).ok_or_else(unknown_upload)?;
+        if !self.shared.options.old_status && self.parameter("_state") != Some(upload.turn.to_string().as_str()) {
+            return Err(Refusal::new(404, "BLOB_UPLOAD_INVALID", "not the latest Location"));
+        }
+        Ok(self.progress(204, id, upload))
     }
 
     pub(crate) async fn patch_upload(&mut self, name: &str, id: &str) -> Answer {
@@ -107,7 +111,7 @@ impl Exchange {
         if length.is_some_and(|length| last.checked_sub(first).is_none_or(|span| span + 1 != length)) {
             return Err(invalid("Content-Range and Content-Length disagree"));
         }
-        if first != offset {
+        if first != offset && !self.shared.options.appends {
             let state = self.shared.state();
             let upload = state.uploads.get(id).ok_or_else(unknown_upload)?;
             return Err(Refusal::new(416, "RANGE_INVALID", format!("the next chunk begins at {offset}"))

@@ -70,6 +70,20 @@ fn a_line_on_which_nothing_happens_changes_and_loses_nothing() {
 }
 
 #[test]
+fn what_clients_send_is_kept_when_a_test_asks_for_it() {
+    let (host, server) = echo(10, 3);
+    let proxy = Proxy::to(&host);
+    for word in ["0123456789", "abcdefghij", "ABCDEFGHIJ"] {
+        let mut stream = connect(&proxy);
+        stream.write_all(word.as_bytes()).unwrap();
+        assert_eq!(rest(&mut stream).0, word.as_bytes());
+        proxy.record();
+    }
+    assert_eq!(proxy.transcripts(), [b"abcdefghij", b"ABCDEFGHIJ"]);
+    server.join().unwrap();
+}
+
+#[test]
 fn a_cut_is_an_end_and_a_reset_is_none() {
     for (mishap, is_end) in [(Mishap::Cut, true), (Mishap::Reset, false)] {
         let (host, server) = echo(SIZE, 1);
