@@ -1,5 +1,8 @@
 //! Manifests and the references to them.
 
+use axum::http::Method;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use kiln::ErrorKind;
 use kiln::oci::{Digest, MediaType};
@@ -38,6 +41,51 @@ async fn a_manifest_is_what_its_digest_and_its_type_say() {
     }
     let error = resolve(":huge").await.unwrap_err();
     assert!(error.to_string().contains("larger than 4194304 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn every_kind_of_manifest_is_asked_for_and_its_parameters_do_not_count() {
+    for kind in [
+        MediaType::OCI_MANIFEST,
+        MediaType::DOCKER_MANIFEST,
+        MediaType::parse("application/vnd.oci.image.index.v1+json"),
+        MediaType::parse("application/vnd.docker.distribution.manifest.list.v2+json"),
+    ] {
+        let sent = kind.clone();
+        let registry = Registry::start(move |seen, _| {
+            let listed = seen.header(ACCEPT).split(',').any(|accepted| accepted.trim() == sent.as_str());
+            (seen.path.contains("/manifests/")).then(|| {
+                let manifest = with("{}".into_response(), CONTENT_TYPE, format!("{sent}; charset=utf-8"));
+                Twist::Answer(if listed { manifest } else { refusal(404, "MANIFEST_UNKNOWN") })
+            })
+        })
+        .await;
+        let found = within(registry.remote().resolve(&registry.reference())).await.unwrap();
+        assert_eq!(found.map(|(descriptor, _)| descriptor.media_type), Some(kind));
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_taken_in_other_words_is_taken() {
+    for status in [200, 201, 202] {
+        let registry =
+            Registry::start(move |seen, _| seen.is(Method::PUT, "/manifests/").then(|| Twist::Instead(answer(status))))
+                .await;
+        let shelf = Shelf::with_model();
+        push(&shelf, &registry, &registry.remote()).await.unwrap();
+        let (_, sent) = shelf.manifest.lock().unwrap().clone().unwrap();
+        assert_eq!(registry.manifests.lock().unwrap()["v1"].1, sent, "{status}");
+        assert_eq!(registry.seen(Method::PUT, "/manifests/").len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_without_layers_is_pushed_and_pulled() {
+    let (registry, shelf, other) = (Registry::faithful().await, Shelf::with_layers(|_| Vec::new()), Shelf::default());
+    let remote = registry.remote();
+    assert_eq!(push(&shelf, &registry, &remote).await.unwrap().blobs_transferred, 1);
+    pull(&registry, &remote, &other).await.unwrap();
+    assert_eq!(*other.manifest.lock().unwrap(), *shelf.manifest.lock().unwrap());
 }
 
 #[tokio::test]

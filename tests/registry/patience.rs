@@ -1,9 +1,13 @@
 //! Registries that are busy, broken or not there: who is asked again, when, and how often.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use axum::body::Body as HttpBody;
 use axum::http::Method;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{HOST, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
 use kiln::ErrorKind;
 use kiln::registry::ping;
 use kiln::storage::{Fetch, Refs};
@@ -23,6 +27,20 @@ async fn a_registry_that_is_busy_is_asked_again_when_it_says() {
     assert!(within(registry.remote().exists(&target)).await.unwrap());
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(registry.seen(Method::HEAD, "").len(), 3);
+}
+
+#[tokio::test]
+async fn a_date_to_come_back_at_is_kept_too() {
+    let registry = Registry::start(|seen, before| {
+        // Dates have whole seconds: it is between one and two until then.
+        let then = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
+        (before == 0 && seen.path != "/v2/").then(|| Twist::Answer(with(answer(429), RETRY_AFTER, then)))
+    })
+    .await;
+    let target = registry.keep(&b"small"[..]);
+    let start = Instant::now();
+    assert!(within(registry.remote().exists(&target)).await.unwrap());
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -53,6 +71,34 @@ async fn what_will_not_change_is_asked_once_and_what_may_five_times() {
         assert_eq!((error.kind(), registry.seen(Method::GET, "/manifests/").len()), (kind, times), "{status}");
         let url = format!("`GET http://{}/v2/team/model/manifests/v1`", registry.host);
         assert!(error.to_string().contains(&url), "{error}");
+    }
+}
+
+/// A reply with this status and a body that has no end.
+fn endless(status: u16) -> Response {
+    let spaces = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])));
+    Response::builder().status(status).body(HttpBody::from_stream(spaces)).unwrap()
+}
+
+#[tokio::test]
+async fn a_reply_without_an_end_is_an_error() {
+    for (path, status, says) in [
+        ("/v2/team/model/manifests/v1", 200, "larger than 4194304 bytes"),
+        // What cannot be read of a refusal is not needed: its status says enough.
+        ("/v2/team/model/manifests/v1", 403, "403 Forbidden"),
+        ("/token", 200, "larger than 65536 bytes"),
+    ] {
+        let registry = Registry::start(move |seen, _| {
+            let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.header(HOST));
+            Some(Twist::Answer(match seen.path.as_str() {
+                "/v2/" => answer(200),
+                asked if asked == path => endless(status),
+                _ => with(answer(401), WWW_AUTHENTICATE, challenge),
+            }))
+        })
+        .await;
+        let error = within(registry.remote().resolve(&registry.reference())).await.unwrap_err();
+        assert!(chain(&error).contains(says), "{path}: {}", chain(&error));
     }
 }
 

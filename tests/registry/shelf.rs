@@ -27,9 +27,16 @@ impl Shelf {
 
     /// A shelf with one model: a config, a large layer, a small one and an empty one.
     pub(crate) fn with_model() -> Self {
+        Self::with_layers(|shelf| {
+            vec![shelf.keep(large()).named("large"), shelf.keep(&b"small"[..]), shelf.keep(&b""[..])]
+        })
+    }
+
+    /// A shelf with one model: a config and these layers.
+    pub(crate) fn with_layers(layers: impl FnOnce(&Self) -> Vec<Descriptor>) -> Self {
         let shelf = Self::default();
         let config = shelf.keep(&b"{}"[..]);
-        let layers = vec![shelf.keep(large()).named("large"), shelf.keep(&b"small"[..]), shelf.keep(&b""[..])];
+        let layers = layers(&shelf);
         let manifest = Manifest {
             schema_version: 2,
             media_type: MediaType::DOCKER_MANIFEST,

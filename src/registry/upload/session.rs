@@ -114,6 +114,9 @@ impl Repository {
                 self.pace.took(length, begun.elapsed());
                 if response.headers().contains_key(LOCATION) {
                     session.url = self.client.location(&response)?;
+                } else if let Ok(Some((url, _))) = self.reached(session).await {
+                    // The one before may be used up.
+                    session.url = url;
                 }
                 match reached(&response) {
                     None => Ok(Patched::Reached(end)),
