@@ -93,3 +93,20 @@ async fn tokens_of_the_launcher_are_believed_and_bounded() {
     assert_eq!(elsewhere.status(), StatusCode::UNAUTHORIZED);
     assert!(elsewhere.headers()["www-authenticate"].to_str().unwrap().contains("insufficient_scope"));
 }
+
+#[tokio::test]
+async fn a_bucket_is_where_it_redirects_to() {
+    let registry = DockerRegistry::start(Kind::S3 { user: "alice".to_owned(), password: "s3cret".to_owned() }).unwrap();
+    let client = client().build().unwrap();
+    let base = format!("http://{}/v2/team/model/blobs", registry.host());
+    let post = client.post(format!("{base}/uploads/")).header("content-length", 0);
+    let begun = post.basic_auth("alice", Some("s3cret")).send().await.unwrap();
+    assert_eq!(begun.status(), StatusCode::ACCEPTED);
+    let location = begun.headers()["location"].to_str().unwrap();
+    let digest = digest(b"weights");
+    let put = client.put(format!("{location}&digest={digest}")).basic_auth("alice", Some("s3cret")).body("weights");
+    assert_eq!(put.send().await.unwrap().status(), StatusCode::CREATED);
+    let got = client.get(format!("{base}/{digest}")).basic_auth("alice", Some("s3cret")).send().await.unwrap();
+    assert_eq!(got.url().authority(), registry.storage().unwrap().host());
+    assert_eq!(got.bytes().await.unwrap(), "weights");
+}

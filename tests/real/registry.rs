@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use registry_fixtures::Proxy;
 use registry_fixtures::real::{DockerRegistry, Kind};
 use serde_json::Value;
 
@@ -29,6 +30,15 @@ impl Registry {
 
     pub(crate) fn ca(&self) -> Option<&Path> {
         self.0.ca_path()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.0.log()
+    }
+
+    /// The way to the bucket that it keeps its blobs in.
+    pub(crate) fn storage(&self) -> &Proxy {
+        self.0.storage().unwrap()
     }
 
     /// The options with which kiln reaches it.

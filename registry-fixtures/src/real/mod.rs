@@ -1,19 +1,27 @@
-//! The launchers of a real registry: Debian's `docker-registry`, with a configuration of `configs/`.
+//! The launchers of a real registry: Debian's `docker-registry`, with a configuration of `configs/`, and of what it
+//! keeps its files in where that is no directory.
 //!
 //! A program that is missing is an error, never a reason to skip: a test that could not run has not
 //! passed. Everything a registry keeps is in a temporary directory that goes with it.
 
+mod crane;
+mod process;
+mod seaweed;
 mod token;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
+pub use self::crane::CraneRegistry;
+use self::process::Process;
+use self::seaweed::Seaweed;
+use crate::proxy::Proxy;
 use crate::server::Server;
 
 /// How long a registry may take to listen.
@@ -33,6 +41,14 @@ pub enum Kind {
         /// The password.
         password: String,
     },
+    /// Plain HTTP and Basic authentication; blobs are in an S3 bucket of SeaweedFS, and whoever asks for one is
+    /// redirected there.
+    S3 {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
     /// Plain HTTP, and tokens from a server of its own.
     Token {
         /// The user.
@@ -45,10 +61,9 @@ pub enum Kind {
 /// A running `docker-registry`; killed when dropped.
 #[derive(Debug)]
 pub struct DockerRegistry {
-    _process: Process,
+    process: Process,
     host: String,
-    certificate: Option<PathBuf>,
-    _token_server: Option<Server>,
+    setup: Setup,
     // Last, so that the registry is gone before its files are.
     directory: TempDir,
 }
@@ -63,17 +78,18 @@ impl DockerRegistry {
         let program = find("docker-registry", "docker-registry")?;
         let directory = TempDir::new().map_err(|error| format!("No temporary directory could be made: {error}"))?;
         let setup = Setup::prepare(&kind, directory.path())?;
-        let mut process = Process::start(&program, directory.path())?;
-        let host = process
-            .wait_until_it_listens(directory.path())
-            .map_err(|problem| format!("{problem}; its log:\n{}", log(directory.path())))?;
-        Ok(Self {
-            _process: process,
-            host,
-            certificate: setup.certificate,
-            _token_server: setup.token_server,
-            directory,
-        })
+        let mut command = Command::new(&program);
+        // Every setting may also come from a variable, and must not come from ours.
+        command.arg("serve").arg(directory.path().join("config.yml")).env_clear();
+        let mut process = Process::start(command, directory.path().join("registry.log"))?;
+        // It logs the port that the system gave it.
+        let host = process.wait(PATIENCE, |log| {
+            let (_, rest) = log.split_once(LISTENING)?;
+            // Up to the end of the number: the line may not be all there yet.
+            let end = rest.find(|character: char| !character.is_ascii_digit())?;
+            Some(format!("127.0.0.1:{}", &rest[..end]))
+        })?;
+        Ok(Self { process, host, setup, directory })
     }
 
     /// `127.0.0.1:PORT`.
@@ -84,7 +100,7 @@ impl DockerRegistry {
     /// The certificate to trust, in PEM; `None` without TLS. It lies alone in its directory as
     /// `ca.crt`, as `skopeo --dest-cert-dir` wants it.
     pub fn ca_path(&self) -> Option<&Path> {
-        self.certificate.as_deref()
+        self.setup.certificate.as_deref()
     }
 
     /// Where the registry keeps its files.
@@ -94,12 +110,13 @@ impl DockerRegistry {
 
     /// What the registry has logged.
     pub fn log(&self) -> String {
-        log(self.directory.path())
+        self.process.log()
     }
-}
 
-fn log(directory: &Path) -> String {
-    fs::read_to_string(directory.join("registry.log")).unwrap_or_default()
+    /// The way to the storage that the registry redirects to; `None` where it sends blobs itself.
+    pub fn storage(&self) -> Option<&Proxy> {
+        self.setup.storage.as_ref().map(|(way, _)| way)
+    }
 }
 
 /// A key and the certificate that it signed for itself.
@@ -127,9 +144,11 @@ impl Identity {
 }
 
 /// What a configuration needs beside it.
+#[derive(Debug, Default)]
 struct Setup {
     certificate: Option<PathBuf>,
     token_server: Option<Server>,
+    storage: Option<(Proxy, Seaweed)>,
 }
 
 impl Setup {
@@ -137,7 +156,7 @@ impl Setup {
     fn prepare(kind: &Kind, directory: &Path) -> Result<Self, String> {
         let text = |path: &Path| path.display().to_string();
         let mut values = vec![("${ROOT}", text(&directory.join("root")))];
-        let mut setup = Self { certificate: None, token_server: None };
+        let mut setup = Self::default();
         let template = match kind {
             Kind::Plain => include_str!("../../configs/plain.yml"),
             Kind::TlsHtpasswd { user, password } => {
@@ -154,6 +173,19 @@ impl Setup {
                 setup.certificate = Some(certificate);
                 include_str!("../../configs/tls-htpasswd.yml")
             }
+            Kind::S3 { user, password } => {
+                let htpasswd = directory.join("htpasswd");
+                write(&htpasswd, &htpasswd_line(user, password)?)?;
+                let seaweed = Seaweed::start(&directory.join("seaweed"))?;
+                let way = Proxy::to(seaweed.host());
+                values.push(("${HTPASSWD}", text(&htpasswd)));
+                values.push(("${S3}", format!("http://{}", way.host())));
+                values.push(("${ACCESS_KEY}", seaweed::ACCESS_KEY.to_owned()));
+                values.push(("${SECRET_KEY}", seaweed::SECRET_KEY.to_owned()));
+                values.push(("${BUCKET}", seaweed::BUCKET.to_owned()));
+                setup.storage = Some((way, seaweed));
+                include_str!("../../configs/s3-htpasswd.yml")
+            }
             Kind::Token { user, password } => {
                 let identity = Identity::new()?;
                 let certificate = directory.join("issuer.pem");
@@ -168,55 +200,6 @@ impl Setup {
         let config = values.iter().fold(template.to_owned(), |config, (name, value)| config.replace(name, value));
         write(&directory.join("config.yml"), &config)?;
         Ok(setup)
-    }
-}
-
-/// The registry's process.
-#[derive(Debug)]
-struct Process(Child);
-
-impl Process {
-    fn start(program: &Path, directory: &Path) -> Result<Self, String> {
-        let failed = |error: std::io::Error| format!("`{}` could not be started: {error}", program.display());
-        let log = fs::File::create(directory.join("registry.log")).map_err(failed)?;
-        let child = Command::new(program)
-            .arg("serve")
-            .arg(directory.join("config.yml"))
-            // Every setting may also come from a variable, and must not come from ours.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(failed)?)
-            .stderr(log)
-            .spawn()
-            .map_err(failed)?;
-        Ok(Self(child))
-    }
-
-    /// Waits for the line in which the registry logs the port that the system gave it.
-    fn wait_until_it_listens(&mut self, directory: &Path) -> Result<String, String> {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            let log = log(directory);
-            let port = log.split_once(LISTENING).and_then(|(_, rest)| {
-                // Up to the end of the number: the line may not be all there yet.
-                rest.find(|character: char| !character.is_ascii_digit()).map(|end| &rest[..end])
-            });
-            if let Some(port) = port {
-                return Ok(format!("127.0.0.1:{port}"));
-            }
-            if let Ok(Some(status)) = self.0.try_wait() {
-                return Err(format!("`docker-registry` ended at once: {status}"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Err(format!("`docker-registry` did not listen within {} seconds", PATIENCE.as_secs()))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
