@@ -47,7 +47,8 @@ fn every_file_that_is_named_is_there() {
         quoted().into_iter().filter(|(_, word)| folders.iter().any(|folder| word.starts_with(folder))).collect();
     assert!(named.len() > 30, "{named:?}");
     for (document, path) in named {
-        assert!(root().join(&path).exists(), "{document}: `{path}`");
+        let file = path.split_once("::").map_or(path.as_str(), |(file, _)| file);
+        assert!(root().join(file).exists(), "{document}: `{path}`");
     }
 }
 
@@ -70,5 +71,42 @@ fn every_test_that_is_named_is_there() {
     assert!(named.len() > 40, "{named:?}");
     for (document, test) in named {
         assert!(code.contains(&format!("fn {test}(")), "{document}: `{test}`");
+    }
+}
+
+/// Whether `code` has the test `name`, and not only a function of that name.
+fn has_test(code: &str, name: &str) -> bool {
+    let before = [format!("fn {name}("), format!("async fn {name}(")];
+    let lines: Vec<&str> = code.lines().map(str::trim).collect();
+    lines.windows(2).any(|pair| {
+        ["#[test]", "#[tokio::test]"].contains(&pair[0]) && before.iter().any(|before| pair[1].starts_with(before))
+    })
+}
+
+#[test]
+fn every_test_that_is_named_with_its_file_is_in_it() {
+    let named: Vec<_> = quoted().into_iter().filter(|(_, word)| word.contains(".rs::")).collect();
+    assert!(named.len() > 50, "{named:?}");
+    for (document, test) in named {
+        let (file, name) = test.split_once("::").unwrap();
+        let code = fs::read_to_string(root().join(file)).unwrap();
+        assert!(has_test(&code, name), "{document}: `{test}`");
+    }
+}
+
+#[test]
+fn the_checklist_has_every_point_once_and_a_test_for_what_is_held() {
+    let page = fs::read_to_string(root().join("docs/registry.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        Some((cells[0].parse::<usize>().ok()?, cells))
+    });
+    // Other tables begin with numbers, too.
+    let rows: Vec<_> = rows.filter(|(_, cells)| cells.len() == 4).collect();
+    assert_eq!(rows.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=54).collect::<Vec<_>>());
+    for (number, cells) in rows {
+        let (held, tests) = (cells[2], cells[3]);
+        assert!(held != "yes" || tests.contains(".rs::"), "{number}");
+        assert!(!held.is_empty(), "{number}");
     }
 }
