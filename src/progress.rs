@@ -12,7 +12,7 @@ use crate::oci::Digest;
 pub enum Event {
     /// Work of a known size begins.
     Started {
-        /// What is done: `create`, `push`, `pull`, `attach`, `verify`, `crosscheck`, `checkout`, `export`.
+        /// What is done: `create`, `push`, `pull`, `attach`, `verify`, `repair`, `crosscheck`, `diff`, `checkout`, `export`.
         task: &'static str,
         /// How many blobs.
         blobs: u64,

@@ -345,7 +345,9 @@ async fn what_was_hashed_is_not_written_again() {
     let scene = Scene::new(&[LAYER], Options { ranges: false, ..Options::default() });
     scene.leave(&content(0, LAYER), &format!(r#"{{"ranges":[[{},{LAYER}]],"size":{LAYER}}}"#, 2 * MIB));
     // The registry reads on behind the hole, in other bytes than it has.
-    scene.registry.inject(Trigger::on("GET", &scene.layers[0].digest.to_string()).always(), Fault::FlipBit { at: 5 << 20 });
+    scene
+        .registry
+        .inject(Trigger::on("GET", &scene.layers[0].digest.to_string()).always(), Fault::FlipBit { at: 5 << 20 });
     scene.pull().await.unwrap();
     scene.check();
 }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::settings::variable;
 use super::{
-    attach, checkout, create, crosscheck, demo, exit, export, families, inspect, login, names, remote, serve, shell,
-    transfer, verify,
+    attach, checkout, create, crosscheck, demo, diff, exit, export, families, inspect, login, names, remote, serve,
+    shell, transfer, verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -102,6 +102,7 @@ pub(super) enum Command {
     Copy(transfer::Copy),
     Verify(verify::Verify),
     Crosscheck(crosscheck::Crosscheck),
+    Diff(diff::Diff),
     List(inspect::List),
     Show(inspect::Show),
     Checkout(checkout::Checkout),

@@ -13,6 +13,7 @@ mod config;
 mod create;
 mod crosscheck;
 mod demo;
+mod diff;
 mod exit;
 mod export;
 mod families;
@@ -146,6 +147,7 @@ impl Session {
             Command::Pull(pull) => pull.run(self).await,
             Command::Verify(verify) => verify.run(self).await,
             Command::Crosscheck(crosscheck) => crosscheck.run(self).await,
+            Command::Diff(diff) => diff.run(self).await,
             Command::List(list) => list.run(self).await,
             Command::Show(show) => show.run(self).await,
             Command::Checkout(checkout) => checkout.run(self).await,

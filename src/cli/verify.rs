@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
 use crate::oci::Reference;
 use crate::ops::repair::{self, Repair, repair};
-use crate::ops::verify::{self, Finding, Level, Outcome, Verified};
+use crate::ops::verify::{self, Compared, Finding, Groups, Level, Member, Number, Outcome, Verified};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -155,15 +155,85 @@ pub(super) fn finding(finding: &Finding) -> Value {
         "part": finding.part,
         "bytes": finding.bytes,
         "cause": finding.cause,
+        "arrays": finding.arrays.iter().map(array).collect::<Vec<_>>(),
+        "members": finding.members.iter().map(member).collect::<Vec<_>>(),
     })
+}
+
+fn array(array: &Compared) -> Value {
+    let number = |number: &Number| json!({ "bits": bits(number), "value": number.value });
+    let places = array.places.iter().map(|place| {
+        json!({
+            "index": place.index,
+            "ours": number(&place.ours),
+            "theirs": number(&place.theirs),
+            "ulp": place.ulp,
+        })
+    });
+    let groups = |groups: &Groups| json!({ "of": groups.of, "differing": groups.differing, "first": groups.first });
+    json!({
+        "part": array.part,
+        "dtype": array.dtype,
+        "shape": array.shape,
+        "of": array.of,
+        "bytes": array.bytes,
+        "first": array.first,
+        "offset": array.offset,
+        "groups": array.groups.as_ref().map(groups),
+        "maxDelta": array.max_delta,
+        "maxUlp": array.max_ulp,
+        "places": places.collect::<Vec<_>>(),
+    })
+}
+
+fn member(member: &Member) -> Value {
+    json!({ "path": member.path, "ours": member.ours, "theirs": member.theirs })
+}
+
+fn bits(number: &Number) -> String {
+    format!("{:#04x}", number.bits)
 }
 
 /// A finding, for a person: what it is, and a line for each thing that is known besides.
 pub(super) fn finding_lines(finding: &Finding) -> impl Iterator<Item = String> {
-    let details = [("layer", &finding.layer), ("tensor", &finding.tensor), ("cause", &finding.cause)];
-    let details = details.into_iter().filter_map(|(label, value)| Some((label, value.as_ref()?)));
-    std::iter::once(format!("{}: {}", finding.outcome.name(), one_line(&finding.message)))
-        .chain(details.map(|(label, value)| format!("  {label}: {}", one_line(value))))
+    std::iter::once(format!("{}: {}", finding.outcome.name(), one_line(&finding.message))).chain(details(finding))
+}
+
+/// What is known of a finding besides its sentence.
+pub(super) fn details(finding: &Finding) -> impl Iterator<Item = String> {
+    let detail =
+        |label: &str, value: &Option<String>| value.as_ref().map(|value| format!("  {label}: {}", one_line(value)));
+    let place = [detail("layer", &finding.layer), detail("tensor", &finding.tensor)].into_iter().flatten();
+    let arrays = finding.arrays.iter().flat_map(array_lines);
+    let members = finding.members.iter().map(|member| {
+        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), one_line);
+        format!("  {}: {} and {}", one_line(&member.path), value(&member.ours), value(&member.theirs))
+    });
+    place.chain(arrays).chain(members).chain(detail("cause", &finding.cause))
+}
+
+/// Where an array differs, and by how much.
+fn array_lines(array: &Compared) -> Vec<String> {
+    let mut facts = vec![format!("byte {} of the layer is the first", array.offset)];
+    if let Some(groups) = &array.groups {
+        let Groups { of, differing, first } = groups;
+        facts.push(format!("{differing} of {} differ, the first {first:?}", count(*of, "group")));
+    }
+    if let Some(delta) = array.max_delta {
+        facts.push(format!("at most {delta} apart"));
+    }
+    if let Some(ulp) = array.max_ulp {
+        facts.push(format!("{ulp} ulp"));
+    }
+    let value = |number: &Number| match number.value {
+        Some(value) => format!("{value} ({})", bits(number)),
+        None => bits(number),
+    };
+    let places = array.places.iter().map(|place| {
+        let ulp = place.ulp.map(|ulp| format!(", {ulp} ulp")).unwrap_or_default();
+        format!("    {:?}: {} and {}{ulp}", place.index, value(&place.ours), value(&place.theirs))
+    });
+    std::iter::once(format!("  {}: {}", array.part, facts.join("; "))).chain(places).collect()
 }
 
 /// What a level promises when it holds.

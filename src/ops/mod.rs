@@ -7,6 +7,7 @@ pub mod attach;
 pub mod checkout;
 pub mod create;
 pub mod crosscheck;
+pub mod diff;
 mod explain;
 pub mod export;
 pub mod families;

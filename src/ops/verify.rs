@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::again::{Again, Named};
 use super::create;
-use super::explain::{self, Side};
+use super::explain::{self, Between, Side};
+pub use super::explain::{Compared, Groups, Member, Number, Place};
 use super::inspect::{lock, read_header, require};
 use super::parallel;
 use super::source::Places;
@@ -98,7 +99,7 @@ impl Outcome {
 }
 
 /// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What it means for the verdict.
     pub outcome: Outcome,
@@ -108,17 +109,23 @@ pub struct Finding {
     pub layer: Option<String>,
     /// The tensor it is in.
     pub tensor: Option<String>,
-    /// Which part: `header`, `values`, `packed`, `scales`, `biases`.
+    /// Which part, the first of several: `header`, `padding`, `values`, `packed`, `scales`, `biases`, `global scale`.
     pub part: Option<&'static str>,
-    /// How many bytes differ.
+    /// How many bytes of this part differ.
     pub bytes: Option<u64>,
     /// The likely cause.
     pub cause: Option<String>,
+    /// Every array, header or file that was compared byte by byte and differs.
+    pub arrays: Vec<Compared>,
+    /// The members of JSON texts that differ.
+    pub members: Vec<Member>,
 }
 
 impl Finding {
     pub(super) fn new(outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { outcome, message: message.into(), layer: None, tensor: None, part: None, bytes: None, cause: None }
+        let message = message.into();
+        let (arrays, members) = (Vec::new(), Vec::new());
+        Self { outcome, message, layer: None, tensor: None, part: None, bytes: None, cause: None, arrays, members }
     }
 
     /// What an error says about the model; one that says nothing about it stays an error.
@@ -375,7 +382,8 @@ impl Model<'_> {
             return Ok(Vec::new());
         }
         let (manifest, _) = store.manifest(&built.manifest)?;
-        explain::differences(&Side::new(self.store, self.manifest)?, &Side::new(&store, &manifest)?)
+        let (ours, again) = (Side::new(self.store, self.manifest), Side::new(&store, &manifest));
+        Ok(explain::compare(&ours, &again, Between::Rebuild, *threads, &Progress::silent())?.findings)
     }
 }
 

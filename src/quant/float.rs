@@ -23,6 +23,18 @@ impl Float {
             Self::F32 => 4,
         }
     }
+
+    /// The value of the element that `bytes` start with, exactly.
+    ///
+    /// # Panics
+    /// When there are fewer than [`Float::size`] bytes.
+    pub fn widen(self, bytes: &[u8]) -> f32 {
+        match self {
+            Self::Bf16 => Bf16::widen(bytes),
+            Self::F16 => F16::widen(bytes),
+            Self::F32 => F32::widen(bytes),
+        }
+    }
 }
 
 /// Bits of a binary32 infinity; whatever is at least this, sign apart, is not finite.

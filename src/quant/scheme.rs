@@ -94,6 +94,16 @@ impl Scheme {
         elements / 8 * self.bits() as usize
     }
 
+    /// The code of element `index` in `packed`; `None` behind the end.
+    pub fn code(self, packed: &[u8], index: usize) -> Option<u8> {
+        let bits = self.bits() as usize;
+        let (byte, shift) = (index.checked_mul(bits)? / 8, index * bits % 8);
+        let low = *packed.get(byte)?;
+        let high = if shift + bits > 8 { *packed.get(byte + 1)? } else { 0 };
+        let mask = u16::MAX >> (16 - bits);
+        Some((u16::from_le_bytes([low, high]) >> shift & mask) as u8)
+    }
+
     /// Bytes of the scales of `elements` elements of type `float`: the tensor's own type in the
     /// affine schemes, one byte each in the others.
     pub fn scales_len(self, elements: usize, float: Float) -> usize {
@@ -177,6 +187,25 @@ mod tests {
             let error = name.parse::<Scheme>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{name}");
             assert!(error.hint_text().unwrap().contains("affine{2,3,4,5,6,8}-g{32,64,128}"));
+        }
+    }
+
+    #[test]
+    fn a_code_is_the_bits_from_its_index_times_their_number() {
+        let packed = [0b1010_0101, 0b0011_1100, 0b1111_0000];
+        let three = Scheme::Affine { bits: 3, group: 32 };
+        for (scheme, index, code) in [
+            (Scheme::INT4, 0, Some(0b0101)),
+            (Scheme::INT4, 3, Some(0b0011)),
+            (Scheme::INT8, 2, Some(0b1111_0000)),
+            (three, 0, Some(0b101)),
+            (three, 2, Some(0b010)),
+            (three, 7, Some(0b111)),
+            (three, 8, None),
+            (Scheme::INT4, 6, None),
+            (Scheme::INT4, usize::MAX, None),
+        ] {
+            assert_eq!(scheme.code(&packed, index), code, "{scheme} {index}");
         }
     }
 

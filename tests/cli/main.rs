@@ -8,6 +8,7 @@ mod checkout;
 mod create;
 mod crosscheck;
 mod demo;
+mod diff;
 mod ends;
 mod export;
 mod families;

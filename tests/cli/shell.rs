@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "attach",
     "catalog",
     "checkout",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 24] = [
     "create",
     "crosscheck",
     "demo",
+    "diff",
     "export",
     "families",
     "gc",
@@ -87,6 +88,7 @@ fn help_names_every_command() {
       copy         Copy a model from one registry to another
       verify       Verify a stored model
       crosscheck   Compare a stored model with what MLX makes of its source
+      diff         Compare two models
       list         List the models in the store [alias: ls]
       show         Show a model's layers, and with --verbose its tensors
       checkout     Lay a model out as a directory

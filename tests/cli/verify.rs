@@ -7,7 +7,7 @@ use crate::place::{Place, Run};
 use crate::shell::help;
 
 /// Every finding in JSON has these members.
-const MEMBERS: [&str; 7] = ["bytes", "cause", "layer", "message", "part", "result", "tensor"];
+const MEMBERS: [&str; 9] = ["arrays", "bytes", "cause", "layer", "members", "message", "part", "result", "tensor"];
 
 fn verdict(run: &Run) -> Value {
     let verified = run.last_object();

@@ -15,6 +15,7 @@ use kiln::store::Store;
 use tempfile::TempDir;
 
 pub(crate) struct Kiln {
+    #[allow(dead_code, reason = "kept for its end; few tests look into it")]
     pub(crate) place: TempDir,
     pub(crate) store: Store,
     pub(crate) name: Reference,
