@@ -46,6 +46,10 @@ pub(super) mod variable {
     pub(in super::super) const CONCURRENCY: &str = "KILN_CONCURRENCY";
     /// Docker's directory of settings, which has the credentials.
     pub(in super::super) const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+    /// Podman's file of credentials.
+    pub(super) const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+    /// The user's directory for what lives as long as a login, by the XDG base directory specification.
+    pub(super) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
     /// The Hugging Face cache.
     pub(super) const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
     /// The directory that has the Hugging Face cache as `hub`.
@@ -105,6 +109,8 @@ struct Places {
     config_home: Option<PathBuf>,
     data_home: Option<PathBuf>,
     docker_config: Option<PathBuf>,
+    auth_file: Option<PathBuf>,
+    runtime: Option<PathBuf>,
     hub_cache: Option<PathBuf>,
     hub_home: Option<PathBuf>,
     cache_home: Option<PathBuf>,
@@ -165,6 +171,11 @@ impl Settings {
     /// Docker's `config.json`; `None` when there is no home directory to look in.
     pub(super) fn docker_config(&self) -> Option<PathBuf> {
         self.places.docker_config()
+    }
+
+    /// The files with credentials, in the order in which they are asked.
+    pub(super) fn credentials(&self) -> Vec<PathBuf> {
+        self.places.credentials()
     }
 
     /// Where docker and podman keep certificates for registries, those of the user first.
@@ -235,6 +246,8 @@ impl Places {
             config_home: path(variable::XDG_CONFIG_HOME),
             data_home: path(variable::XDG_DATA_HOME),
             docker_config: path(variable::DOCKER_CONFIG),
+            auth_file: path(variable::REGISTRY_AUTH_FILE),
+            runtime: path(variable::XDG_RUNTIME_DIR),
             hub_cache: path(variable::HF_HUB_CACHE),
             hub_home: path(variable::HF_HOME),
             cache_home: path(variable::XDG_CACHE_HOME),
@@ -275,6 +288,14 @@ impl Places {
     fn docker_config(&self) -> Option<PathBuf> {
         let directory = self.docker_config.clone().or_else(|| Some(self.home.as_deref()?.join(".docker")))?;
         Some(directory.join(Path::new("config.json")))
+    }
+
+    fn credentials(&self) -> Vec<PathBuf> {
+        let podman = |directory: Option<PathBuf>| Some(directory?.join("containers/auth.json"));
+        // What `kiln login` writes comes before what other programs have kept, and what is named before both.
+        let files =
+            [self.auth_file.clone(), self.docker_config(), podman(self.runtime.clone()), podman(self.config_home())];
+        files.into_iter().flatten().collect()
     }
 
     fn certificates(&self) -> Vec<PathBuf> {
@@ -378,6 +399,16 @@ mod tests {
         assert_eq!(places.hub(), path("/hf/hub"));
         (places.hub_cache, places.ollama_models) = (path("/hub"), path("/models"));
         assert_eq!((places.hub(), places.ollama()), (path("/hub"), path("/models")));
+    }
+
+    #[test]
+    fn credentials_of_podman_come_after_those_of_docker_unless_they_are_named() {
+        let mut places = places(Some("/home/a"), None, None);
+        let (docker, podman) = ("/home/a/.docker/config.json", "/home/a/.config/containers/auth.json");
+        assert_eq!(places.credentials(), [docker, podman].map(PathBuf::from));
+        (places.auth_file, places.runtime) = (Some("/named.json".into()), Some("/run/user/1".into()));
+        let all = ["/named.json", docker, "/run/user/1/containers/auth.json", podman];
+        assert_eq!(places.credentials(), all.map(PathBuf::from));
     }
 
     #[test]

@@ -17,9 +17,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::Reference;
 use crate::ops::source::Source;
 use crate::ops::transfer::{self, Access};
-use crate::registry::{
-    Anonymous, ClientCertificate, DockerConfig, HostOptions, Keychain, OllamaOptions, Options, Rate,
-};
+use crate::registry::{ClientCertificate, DockerConfig, HostOptions, Keychain, OllamaOptions, Options, Rate};
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, Default, Args)]
@@ -166,10 +164,7 @@ impl Traffic {
 }
 
 fn keychain(settings: &Settings) -> Arc<dyn Keychain> {
-    match settings.docker_config() {
-        Some(path) => Arc::new(DockerConfig::at(path)),
-        None => Arc::new(Anonymous),
-    }
+    Arc::new(settings.credentials().into_iter().map(DockerConfig::at).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

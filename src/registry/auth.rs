@@ -1,19 +1,22 @@
 //! Answers to a registry's challenges. Nothing is sent before the registry asks; then a Bearer token
 //! is fetched where it says, or Basic is used. Tokens are kept per access until they expire, and
-//! whoever comes while one is fetched waits for that one.
+//! whoever comes while one is fetched waits for that one. A registry that wants more than a token allows
+//! is answered once more, with the scopes that it names.
 //!
 //! The token protocol is distribution's: <https://distribution.github.io/distribution/spec/auth/token/>
 //! and <https://distribution.github.io/distribution/spec/auth/oauth/>.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::Mutex;
 
 use super::bounded;
@@ -68,6 +71,8 @@ struct State {
     credential: Option<Option<Credential>>,
     scheme: Option<Scheme>,
     tokens: BTreeMap<Access, Token>,
+    /// The scopes that the registry wants beyond those that we know of.
+    wanted: BTreeMap<Access, Vec<String>>,
 }
 
 /// How the registry wants to be answered.
@@ -82,11 +87,12 @@ enum Scheme {
 struct Service {
     realm: String,
     service: Option<String>,
-    scopes: BTreeSet<String>,
+    scopes: Vec<String>,
 }
 
 struct Token {
     header: HeaderValue,
+    scopes: Vec<String>,
     renew: Instant,
 }
 
@@ -115,20 +121,26 @@ impl Authorizer {
         }
     }
 
-    /// The header that answers the challenges in `reply`, the headers of a 401 to a request that was
-    /// sent with the header `refused`; `None` when we have no better one.
+    /// The header that answers the challenges in `reply`, a 401 or 403 to a request that was sent with the
+    /// header `refused`; `None` when we have no better one. A header that is itself such an answer (`is_fresh`)
+    /// is improved only if the registry names a scope that it does not have.
     pub(super) async fn answer(
         &self,
         client: &Client,
         access: &Access,
-        reply: &HeaderMap,
+        reply: &Response,
         refused: Option<&HeaderValue>,
+        is_fresh: bool,
     ) -> Result<Option<HeaderValue>, Failure> {
+        let needs_scope = is_fresh || reply.status() != StatusCode::UNAUTHORIZED;
         let mut state = self.state.lock().await;
+        let scheme = challenge(reply.headers());
+        if needs_scope && !state.lacks_scope(scheme.as_ref(), refused) {
+            return Ok(None);
+        }
         if let Some(header) = state.valid(access).filter(|header| Some(header) != refused) {
             return Ok(Some(header));
         }
-        let scheme = challenge(reply);
         state.scheme = scheme.clone().map(Scheme::without_scopes);
         match scheme {
             None => Ok(None),
@@ -136,7 +148,12 @@ impl Authorizer {
                 let header = self.basic(&mut state, client).await?;
                 Ok(header.filter(|header| Some(header) != refused))
             }
-            Some(Scheme::Bearer(service)) => self.fetch(&mut state, client, &service, access).await.map(Some),
+            Some(Scheme::Bearer(service)) => {
+                let mut wanted = service.scopes.clone();
+                wanted.retain(|scope| !is_covered(scope, &self.scopes(access)));
+                state.wanted.insert(access.clone(), wanted);
+                self.fetch(&mut state, client, &service, access).await.map(Some)
+            }
         }
     }
 
@@ -151,8 +168,9 @@ impl Authorizer {
         if let Some(credential) = &state.credential {
             return Ok(credential.clone());
         }
-        let (keychain, host) = (Arc::clone(&self.keychain), client.host().to_owned());
-        let asked = tokio::task::spawn_blocking(move || keychain.credential(&host)).await;
+        let (keychain, host, repository) =
+            (Arc::clone(&self.keychain), client.host().to_owned(), self.repository.clone());
+        let asked = tokio::task::spawn_blocking(move || keychain.credential_for(&host, &repository)).await;
         let credential = asked.map_err(|cause| {
             Error::new(ErrorKind::Unexpected, format!("The keychain failed for `{}`", client.host())).caused_by(cause)
         })??;
@@ -173,7 +191,8 @@ impl Authorizer {
     ) -> Result<HeaderValue, Failure> {
         let credential = self.credential(state, client).await?;
         let realm = client.realm(&service.realm).await?;
-        let scopes = self.scopes(service, access);
+        let mut scopes = self.scopes(access);
+        scopes.extend(state.wanted.get(access).into_iter().flatten().cloned());
         let reply = match credential {
             Some(Credential::IdentityToken(token)) => {
                 match self.trade(client, &realm, service, &scopes, &token).await {
@@ -197,7 +216,7 @@ impl Authorizer {
             }
             None => self.ask(client, &realm, service, &scopes, None).await?,
         };
-        let token = Token::parse(&reply).ok_or_else(|| {
+        let token = Token::parse(&reply, scopes).ok_or_else(|| {
             Error::new(ErrorKind::Registry, format!("The token service `{}` gave no token", address(&realm)))
         })?;
         let header = token.header.clone();
@@ -266,18 +285,15 @@ impl Authorizer {
         bounded::read(response, MAX_TOKEN_SIZE, client.idle()).await
     }
 
-    /// What to ask for: what this access needs, then what else the challenge said. Some registries read
-    /// only the first.
-    fn scopes(&self, service: &Service, access: &Access) -> Vec<String> {
+    /// What this access needs. Some registries read only the first scope.
+    fn scopes(&self, access: &Access) -> Vec<String> {
         let scope = |repository: &str, actions: &str| format!("repository:{repository}:{actions}");
-        let mut scopes = match access {
+        match access {
             Access::Login => vec![],
             Access::Pull => vec![scope(&self.repository, "pull")],
             Access::Push => vec![scope(&self.repository, "pull,push")],
             Access::Mount(from) => vec![scope(&self.repository, "pull,push"), scope(from, "pull")],
-        };
-        scopes.extend(service.scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect::<Vec<_>>());
-        scopes
+        }
     }
 }
 
@@ -285,7 +301,7 @@ impl Scheme {
     /// What holds for other requests too: the scopes of a challenge are those of the refused one.
     fn without_scopes(self) -> Self {
         match self {
-            Self::Bearer(service) => Self::Bearer(Service { scopes: BTreeSet::new(), ..service }),
+            Self::Bearer(service) => Self::Bearer(Service { scopes: Vec::new(), ..service }),
             Self::Basic => Self::Basic,
         }
     }
@@ -298,17 +314,37 @@ impl State {
         let (_, token) = self.tokens.iter().find(|(held, token)| held.covers(access) && token.renew > now)?;
         Some(token.header.clone())
     }
+
+    /// Whether `scheme` asks for a scope that the token in the header `refused` does not have.
+    fn lacks_scope(&self, scheme: Option<&Scheme>, refused: Option<&HeaderValue>) -> bool {
+        let Some(Scheme::Bearer(service)) = scheme else { return false };
+        let token = self.tokens.values().find(|token| Some(&token.header) == refused);
+        // A token that another request has replaced meanwhile is no longer known.
+        token.is_none_or(|token| service.scopes.iter().any(|scope| !is_covered(scope, &token.scopes)))
+    }
+}
+
+/// Whether `scopes` include all that `scope` does, which is `type:name:action,action`.
+fn is_covered(scope: &str, scopes: &[String]) -> bool {
+    let Some((resource, actions)) = scope.rsplit_once(':') else { return scopes.iter().any(|known| known == scope) };
+    let known = || scopes.iter().filter_map(|known| known.rsplit_once(':')).filter(|(known, _)| *known == resource);
+    actions.split(',').all(|action| known().any(|(_, actions)| actions.split(',').any(|known| known == action)))
 }
 
 impl Token {
-    /// The token in a service's reply: `token` or `access_token`, `expires_in` seconds.
-    fn parse(reply: &[u8]) -> Option<Self> {
+    /// The token in a service's reply: `token` or `access_token`, good for `expires_in` seconds from
+    /// `issued_at` on.
+    fn parse(reply: &[u8], scopes: Vec<String>) -> Option<Self> {
         let reply = json::parse(reply).ok()?;
         let text = ["token", "access_token"].iter().find_map(|key| reply[key].as_str().filter(|t| !t.is_empty()))?;
         let lifetime = reply["expires_in"].as_u64().unwrap_or(DEFAULT_LIFETIME);
         let lifetime = Duration::from_secs(lifetime.min(LONGEST_LIFETIME));
+        let issued = reply["issued_at"].as_str().and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
+        let age = issued.and_then(|issued| SystemTime::now().duration_since(issued.into()).ok());
+        // A token that has run out when it comes is the word of a clock that is wrong.
+        let left = lifetime - age.filter(|age| *age < lifetime).unwrap_or_default();
         let header = secret(&format!("Bearer {text}")).ok()?;
-        Some(Self { header, renew: Instant::now() + lifetime - MARGIN.min(lifetime / 2) })
+        Some(Self { header, scopes, renew: Instant::now() + left - MARGIN.min(left / 2) })
     }
 }
 
@@ -391,21 +427,29 @@ mod tests {
     #[test]
     fn a_token_is_renewed_before_it_expires() {
         let left = |reply: &str| {
-            let token = Token::parse(reply.as_bytes()).unwrap();
+            let token = Token::parse(reply.as_bytes(), Vec::new()).unwrap();
             (token.renew - Instant::now()).as_secs_f64().round() as u64
         };
         assert_eq!(left(r#"{"token":"a"}"#), 50);
         assert_eq!(left(r#"{"access_token":"a","expires_in":300}"#), 290);
         assert_eq!(left(r#"{"token":"a","expires_in":4}"#), 2);
         assert_eq!(left(r#"{"token":"a","expires_in":18446744073709551615}"#), LONGEST_LIFETIME - 10);
+        let issued = |ago: u64| {
+            let then = OffsetDateTime::from(SystemTime::now() - Duration::from_secs(ago)).format(&Rfc3339).unwrap();
+            left(&format!(r#"{{"token":"a","expires_in":300,"issued_at":"{then}"}}"#))
+        };
+        assert_eq!(issued(100), 190);
+        // Whose clock is wrong, is not known: the registry will say when it has had enough.
+        assert_eq!((issued(301), issued(3600)), (290, 290));
+        assert_eq!(left(r#"{"token":"a","expires_in":300,"issued_at":"today"}"#), 290);
         for reply in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":1}"#] {
-            assert!(Token::parse(reply.as_bytes()).is_none(), "{reply}");
+            assert!(Token::parse(reply.as_bytes(), Vec::new()).is_none(), "{reply}");
         }
     }
 
     #[test]
     fn a_token_to_push_is_good_to_pull_and_not_the_other_way() {
-        let token = || Token::parse(br#"{"token":"a"}"#).unwrap();
+        let token = || Token::parse(br#"{"token":"a"}"#, Vec::new()).unwrap();
         let mut state = State::default();
         state.tokens.insert(Access::Pull, token());
         assert!(state.valid(&Access::Push).is_none());
@@ -421,15 +465,24 @@ mod tests {
     }
 
     #[test]
-    fn the_scope_is_the_challenges_and_ours() {
+    fn a_scope_is_what_the_access_needs() {
         let authorizer = Authorizer::new("a/b", Arc::new(super::super::Anonymous));
-        let service = Service { realm: String::new(), service: None, scopes: ["other".to_owned()].into() };
-        let scopes = |access| authorizer.scopes(&service, &access);
-        assert_eq!(scopes(Access::Login), ["other"]);
-        assert_eq!(scopes(Access::Pull), ["repository:a/b:pull", "other"]);
-        assert_eq!(scopes(Access::Push), ["repository:a/b:pull,push", "other"]);
-        let mount = scopes(Access::Mount("z".to_owned()));
-        assert_eq!(mount, ["repository:a/b:pull,push", "repository:z:pull", "other"]);
+        assert!(authorizer.scopes(&Access::Login).is_empty());
+        assert_eq!(authorizer.scopes(&Access::Pull), ["repository:a/b:pull"]);
+        assert_eq!(authorizer.scopes(&Access::Push), ["repository:a/b:pull,push"]);
+        let mount = authorizer.scopes(&Access::Mount("a".to_owned()));
+        assert_eq!(mount, ["repository:a/b:pull,push", "repository:a:pull"]);
+    }
+
+    #[test]
+    fn a_scope_is_covered_action_by_action() {
+        let scopes = ["repository:a/b:pull,push".to_owned(), "registry:catalog:*".to_owned(), "odd".to_owned()];
+        for scope in ["repository:a/b:pull", "repository:a/b:push,pull", "registry:catalog:*", "odd"] {
+            assert!(is_covered(scope, &scopes), "{scope}");
+        }
+        for scope in ["repository:a/b:pull,delete", "repository:a:pull", "repository:a/b", "strange", ""] {
+            assert!(!is_covered(scope, &scopes), "{scope}");
+        }
     }
 
     #[test]

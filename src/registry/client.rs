@@ -204,20 +204,26 @@ impl Client {
         self.base.get().is_some_and(|base| base.origin() == url.origin())
     }
 
-    /// Sends `call`, once more with fresh credentials if the registry wants other ones, and gives
-    /// back whatever it answers then.
+    /// Sends `call`, once more with fresh credentials if the registry wants other ones, and a third time if it
+    /// wants a scope that those do not have; gives back whatever it answers then.
     pub(super) async fn exchange(&self, call: &Call<'_>) -> Result<Response, Failure> {
         let base = self.base().await?;
         let grant = |header: Option<HeaderValue>| header.map(|header| Grant { to: base.clone(), header });
-        let sent = self.authorizer.header(self, &call.access).await?;
-        let response = self.transmit(call, grant(sent.clone()).as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != base.origin() {
-            return Ok(response);
+        let mut sent = self.authorizer.header(self, &call.access).await?;
+        let mut response = self.transmit(call, grant(sent.clone()).as_ref()).await?;
+        for is_fresh in [false, true] {
+            // What another origin wants is not ours to give.
+            if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                || response.url().origin() != base.origin()
+            {
+                break;
+            }
+            let answer = self.authorizer.answer(self, &call.access, &response, sent.as_ref(), is_fresh);
+            let Some(fresh) = answer.await? else { break };
+            response = self.transmit(call, grant(Some(fresh.clone())).as_ref()).await?;
+            sent = Some(fresh);
         }
-        match self.authorizer.answer(self, &call.access, response.headers(), sent.as_ref()).await? {
-            None => Ok(response),
-            fresh => self.transmit(call, grant(fresh).as_ref()).await,
-        }
+        Ok(response)
     }
 
     /// Sends `call` and follows redirects.

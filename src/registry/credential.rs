@@ -42,6 +42,27 @@ pub trait Keychain: Send + Sync {
     /// # Errors
     /// When a credential is configured and cannot be had.
     fn credential(&self, host: &str) -> Result<Option<Credential>>;
+
+    /// The credential for `repository` of the registry `host`, from a keychain that tells repositories apart; that
+    /// of the registry from any other.
+    ///
+    /// # Errors
+    /// As [`Keychain::credential`].
+    fn credential_for(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
+        let _ = repository;
+        self.credential(host)
+    }
+}
+
+/// Keychains one after the other: the first that has a credential gives it.
+impl<K: Keychain> Keychain for Vec<K> {
+    fn credential(&self, host: &str) -> Result<Option<Credential>> {
+        self.iter().find_map(|keychain| keychain.credential(host).transpose()).transpose()
+    }
+
+    fn credential_for(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
+        self.iter().find_map(|keychain| keychain.credential_for(host, repository).transpose()).transpose()
+    }
 }
 
 /// The keychain without a key.

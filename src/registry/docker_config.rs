@@ -1,4 +1,5 @@
-//! Docker's `config.json`: the credentials that `docker login`, `crane`, `oras` and `skopeo` share.
+//! Docker's `config.json`: the credentials that `docker login`, `crane`, `oras` and `skopeo` share; and podman's
+//! `auth.json`, which has the same form and entries for single repositories besides (containers-auth.json(5)).
 //! Read whole, changed in one place, written in one step with mode 0600; what is not ours stays.
 //!
 //! <https://docs.docker.com/reference/cli/docker/login/#credential-stores>.
@@ -123,23 +124,37 @@ impl DockerConfig {
 
 impl Keychain for DockerConfig {
     fn credential(&self, host: &str) -> Result<Option<Credential>> {
+        self.credential_for(host, "")
+    }
+
+    fn credential_for(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
         let config = self.read()?;
+        let none = Map::new();
+        let entries = config.get("auths").and_then(Value::as_object).unwrap_or(&none);
+        let credential = |entry: &Value| {
+            from_entry(entry).ok_or_else(|| {
+                let message = format!("The credentials for `{host}` are not readable: `{}`", self.path.display());
+                Error::new(ErrorKind::Unauthorized, message).hint(format!("kiln login {host}"))
+            })
+        };
+        // The nearest namespace first, and only then what holds for the whole registry.
+        let mut namespace = repository;
+        while !namespace.is_empty() {
+            let key = format!("{host}/{namespace}");
+            if let Some(entry) = entries.iter().find(|(name, _)| names_namespace(name, &key)).map(|(_, entry)| entry) {
+                return credential(entry);
+            }
+            namespace = namespace.rsplit_once('/').map_or("", |(outer, _)| outer);
+        }
         if let Some(helper) = helper_of(&config, host)
             && let Some(credential) = from_helper(&helper, host)?
         {
             return Ok(Some(credential));
         }
-        let entries = config.get("auths").and_then(Value::as_object);
-        let entry = entries.and_then(|auths| {
-            auths
-                .get(&key_of(host))
-                .or_else(|| auths.iter().find(|(name, _)| is_for(name, host)).map(|(_, entry)| entry))
-        });
-        let Some(entry) = entry else { return Ok(None) };
-        from_entry(entry).ok_or_else(|| {
-            let message = format!("The credentials for `{host}` are not readable: `{}`", self.path.display());
-            Error::new(ErrorKind::Unauthorized, message).hint(format!("kiln login {host}"))
-        })
+        let entry = entries
+            .get(&key_of(host))
+            .or_else(|| entries.iter().find(|(name, _)| is_for(name, host)).map(|(_, entry)| entry));
+        entry.map_or(Ok(None), credential)
     }
 }
 
@@ -171,7 +186,7 @@ fn is_hub(host: &str) -> bool {
 
 /// Whether the key `name` is one of those that mean `host`: older files have URLs.
 fn is_for(name: &str, host: &str) -> bool {
-    let bare = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+    let bare = without_scheme(name);
     let bare = match bare.split_once('/') {
         // A path names one namespace of a registry, except those of the old API.
         Some((bare, "" | "v1/" | "v2/" | "v1" | "v2")) => bare,
@@ -179,6 +194,16 @@ fn is_for(name: &str, host: &str) -> bool {
         None => bare,
     };
     bare == host || is_hub(bare) && is_hub(host)
+}
+
+/// Whether the key `name` is that of the namespace `host/path`.
+fn names_namespace(name: &str, namespace: &str) -> bool {
+    let bare = without_scheme(name);
+    bare.strip_suffix('/').unwrap_or(bare) == namespace
+}
+
+fn without_scheme(name: &str) -> &str {
+    name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name)
 }
 
 /// The helper for `host`: its own, or that for all.
@@ -291,6 +316,34 @@ mod tests {
         ] {
             assert_eq!(config.credential(host).unwrap(), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn the_nearest_namespace_of_a_repository_has_its_credential() {
+        let entry = |user: &str| format!(r#"{{"username":"{user}","password":"p"}}"#);
+        let text = format!(
+            r#"{{"auths":{{"r.example":{},"r.example/team":{},"r.example/team/model":{},"r.example:5000/team":{}}}}}"#,
+            entry("all"),
+            entry("team"),
+            entry("model"),
+            entry("port")
+        );
+        let (_directory, config) = config(&text);
+        for (host, repository, user) in [
+            ("r.example", "team/model", Some("model")),
+            ("r.example", "team/model/large", Some("model")),
+            ("r.example", "team/models", Some("team")),
+            ("r.example", "teams/model", Some("all")),
+            ("r.example", "", Some("all")),
+            ("r.example:5000", "team", Some("port")),
+            ("r.example:5000", "other", None),
+        ] {
+            let found = config.credential_for(host, repository).unwrap();
+            assert_eq!(found, user.and_then(|user| basic(user, "p")), "{host} {repository}");
+        }
+        let files = vec![DockerConfig::at("/nowhere/auth.json"), config];
+        assert_eq!(files.credential_for("r.example", "team").unwrap(), basic("team", "p"));
+        assert_eq!(files.credential("r.example:5000").unwrap(), None);
     }
 
     #[test]
