@@ -79,7 +79,8 @@ fn has_test(code: &str, name: &str) -> bool {
     let before = [format!("fn {name}("), format!("async fn {name}(")];
     let lines: Vec<&str> = code.lines().map(str::trim).collect();
     lines.windows(2).any(|pair| {
-        ["#[test]", "#[tokio::test]"].contains(&pair[0]) && before.iter().any(|before| pair[1].starts_with(before))
+        let is_test = pair[0] == "#[test]" || pair[0].starts_with("#[tokio::test");
+        is_test && before.iter().any(|before| pair[1].starts_with(before))
     })
 }
 

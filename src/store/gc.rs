@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
 use crate::storage::Removal;
 
-/// How long what a pull left is kept for another one to go on with, from the last byte that came.
+/// How long what a transfer left is kept for another one to go on with, from the last byte that came or went.
 const RESUMABLE_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a collection removed, or would remove.
@@ -34,7 +34,7 @@ pub struct GcReport {
     pub bytes: u64,
     /// How many blobs a name reaches.
     pub kept: u64,
-    /// How many files of imports and pulls that did not come to their end.
+    /// How many files of imports, pulls and pushes that did not come to their end.
     pub unfinished: u64,
     /// How many pulls that did not come to their end another one can still go on with, for a week after their last
     /// byte.
@@ -109,6 +109,15 @@ impl Store {
                     report.unfinished += 1;
                     report.bytes += size;
                 }
+            }
+        }
+        // What is remembered of a push that is this old, no registry remembers.
+        if root.join("uploads").is_dir() {
+            let uploads = Swept::open(root, &["uploads"])?;
+            for Found { name, size, .. } in uploads.files()?.into_iter().filter(|file| file.modified < since) {
+                uploads.remove(&name, dry_run)?;
+                report.unfinished += 1;
+                report.bytes += size;
             }
         }
         for Found { name, .. } in notes.files()? {

@@ -1,5 +1,7 @@
 //! What is named stays; everything else that is the store's own goes.
 
+use kiln::storage::{Unfinished as _, Upload};
+
 use super::*;
 
 /// A store with one named model, one whose name is gone, and files that are none of gc's business.
@@ -150,6 +152,25 @@ fn collections_and_imports_may_run_at_once() {
         }
     }
     assert_eq!(blobs(&store).len(), 6, "two manifests, one config, three layers");
+}
+
+#[test]
+fn what_a_push_left_is_remembered_for_a_week() {
+    let (_directory, store) = open();
+    let begun = |digest: &Digest| {
+        let upload = Upload { url: "https://registry.example/1".to_owned(), reached: 1, shortest_chunk: 0 };
+        store.claim("registry.example/model", digest).unwrap().keep(&upload);
+    };
+    let uploads = store.root().join("uploads");
+    begun(&Digest::of(b"old"));
+    let old = fs::read_dir(&uploads).unwrap().next().unwrap().unwrap().path();
+    begun(&Digest::of(b"new"));
+    let eight_days = Duration::from_secs(8 * 24 * 3600);
+    fs::File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - eight_days).unwrap();
+    let root = store.root().to_owned();
+    drop(store);
+    assert_eq!(Store::gc(&root, false).unwrap().unfinished, 1);
+    assert!(!old.exists() && fs::read_dir(&uploads).unwrap().count() == 1);
 }
 
 #[test]
