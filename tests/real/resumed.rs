@@ -17,7 +17,7 @@ const KILLS: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The heads of all requests and replies together, and the blobs that are small.
 const SMALL: u64 = 4 << 20;
-/// The first chunk of an upload; later ones may be longer.
+/// The first chunk of an upload, and the first range of a large blob; later ones may be longer.
 const CHUNK: u64 = 16 << 20;
 
 /// A place with the model `big:v1`, of so many blobs of so many bytes.
@@ -61,9 +61,9 @@ fn kill_often(place: &Place, words: &str, size: u64, line: &Proxy, moved: impl F
 }
 
 /// `docker-registry` forgets a session whose connection broke within a chunk, so that a kill costs a push the blob
-/// under way. What it is asked for it sends from any byte.
+/// under way. What it is asked for it sends from any byte. One stream at a time: each that is under way costs as much.
 #[test]
-fn with_a_registry_that_forgets_a_kill_costs_a_push_one_blob_and_a_pull_less() {
+fn with_a_registry_that_forgets_a_kill_costs_a_push_one_blob_and_a_pull_one_chunk() {
     let (blobs, blob) = (32, 64 << 20);
     let (place, size) = (place_with(blobs, blob), blobs * blob);
     let registry = Registry::plain();
@@ -81,8 +81,7 @@ fn with_a_registry_that_forgets_a_kill_costs_a_push_one_blob_and_a_pull_less() {
     assert_eq!(place.digest("show big:v1"), digest);
     place.kiln("verify big:v1").expect(0);
     let twice_fetched = line.received() - before - size;
-    assert!(twice_fetched <= KILLS * blob + SMALL, "{twice_fetched}");
-    eprintln!("sent twice: {} MiB, fetched twice: {} MiB", twice >> 20, twice_fetched >> 20);
+    assert!(twice_fetched <= KILLS * CHUNK + SMALL, "{twice_fetched}");
 }
 
 #[test]
@@ -94,7 +93,6 @@ fn with_a_registry_that_keeps_what_arrived_a_kill_costs_a_push_no_more_than_a_ch
     let remote = format!("{}/team/big:v1 --plain-http", line.host());
     kill_often(&place, &format!("push big:v1 {remote}"), size, &line, Proxy::sent);
     let twice = line.sent() - size;
-    eprintln!("sent twice: {} MiB", twice >> 20);
     assert!(twice <= KILLS * CHUNK + SMALL, "{twice}");
     place.kiln("verify team/big:v1 --store served").expect(0);
     server.signal("TERM");
