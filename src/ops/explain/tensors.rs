@@ -489,7 +489,7 @@ mod tests {
         for (from, to, differing) in [
             ("model.layers.0.a.weight", "language_model.layers.0.a.weight", ("model", "language_model")),
             ("model.a", "model.b", ("a", "b")),
-            ("a.weight", "x.a.weight", ("", "x")),
+            ("a.weight", "x.a.weight", ("", "x.")),
             ("a", "b", ("a", "b")),
         ] {
             assert_eq!(difference(from, to), differing, "{from} {to}");
