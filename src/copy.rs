@@ -3,6 +3,8 @@
 //! Push, pull and mirror are calls to [`copy`]; whoever keeps the bytes hashes them on the way in. A push
 //! reads what it skips, too: no model is published from a store that has rotted.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+pub use plan::{CopyPlan, PlannedBlob, plan};
 
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
@@ -75,7 +79,8 @@ pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
         }
         tagged => tagged?,
     }
-    Ok(CopyReport::new(target.digest, &blobs, &outcomes))
+    let outcome = |blob: &Blob| outcomes.get(&blob.descriptor.digest).copied().unwrap_or(Pushed::AlreadyPresent);
+    Ok(CopyReport::new(target.digest, blobs.iter().map(|blob| (blob.gauge.counts().passed.len(), outcome(blob)))))
 }
 
 /// The manifest that `from` names, with bytes that are those of its digest.
@@ -287,17 +292,18 @@ impl Direction {
 }
 
 impl CopyReport {
-    fn new(digest: Digest, blobs: &[Blob], outcomes: &BTreeMap<Digest, Pushed>) -> Self {
+    /// Of blobs of which so many bytes passed.
+    fn new(digest: Digest, outcomes: impl Iterator<Item = (u64, Pushed)>) -> Self {
         let mut report =
             Self { digest, blobs_transferred: 0, bytes_transferred: 0, blobs_skipped: 0, blobs_mounted: 0 };
-        for Blob { descriptor, gauge } in blobs {
-            match outcomes.get(&descriptor.digest) {
-                Some(Pushed::Stored) => {
+        for (bytes, outcome) in outcomes {
+            match outcome {
+                Pushed::Stored => {
                     report.blobs_transferred += 1;
-                    report.bytes_transferred += gauge.counts().passed.len();
+                    report.bytes_transferred = report.bytes_transferred.saturating_add(bytes);
                 }
-                Some(Pushed::Mounted) => report.blobs_mounted += 1,
-                Some(Pushed::AlreadyPresent) | None => report.blobs_skipped += 1,
+                Pushed::Mounted => report.blobs_mounted += 1,
+                Pushed::AlreadyPresent => report.blobs_skipped += 1,
             }
         }
         report

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln::copy::{Direction, copy};
-use kiln::oci::{Algorithm, Digest, Reference};
+use kiln::oci::{Algorithm, Descriptor, Digest, MediaType, Reference};
 use kiln::registry::{Anonymous, Credential, Keychain, Options as Transport, Remote, catalog};
 use kiln::storage::Refs as _;
 use kiln::{Error, ErrorKind, Progress, Result};
@@ -381,4 +381,22 @@ async fn what_was_promised_by_sha_512_is_copied() {
     let report = copy(Direction::Mirror, &source, &from, &destination, &to, 1, &Progress::silent()).await.unwrap();
     assert_eq!(Some(&report.digest), from.digest());
     assert_eq!(other.manifest(REPOSITORY, "copy").unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_form_that_one_side_does_not_know_is_told() {
+    let status = |code| Fault::Status { code, retry_after: None, body: String::new() };
+    let registry = five_tags(Options::default().fault(Trigger::on("GET", "/manifests/"), status(406)));
+    let error = remote(&registry).resolve(&reference(&registry, ":v0")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Registry);
+    assert!(error.to_string().contains("in a form only that kiln does not know"), "{error}");
+
+    let bytes = registry.manifest(REPOSITORY, "v0").unwrap();
+    for (media_type, hint) in [(MediaType::OCI_MANIFEST, false), (MediaType::DOCKER_MANIFEST, true)] {
+        registry.inject(Trigger::on("PUT", "/manifests/"), status(415));
+        let target = Descriptor::of(media_type.clone(), &bytes);
+        let error = remote(&registry).tag(&reference(&registry, ":v9"), &target, &bytes).await.unwrap_err();
+        assert!(error.to_string().ends_with(&format!("does not take a manifest of `{media_type}`")), "{error}");
+        assert_eq!(error.hint_text().is_some(), hint);
+    }
 }

@@ -5,23 +5,25 @@ use serde_json::json;
 
 use super::Session;
 use super::exit::Exit;
-use super::output::size;
+use super::output::{size, table};
 use super::transport::Traffic;
-use crate::copy::CopyReport;
+use crate::copy::{CopyPlan, CopyReport, Direction, PlannedBlob};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Reference;
-use crate::ops::transfer;
+use crate::ops::{dry_run, transfer};
+use crate::store::Store;
 
 const PUSH_EXAMPLES: &str = "\
 Examples:
   kiln push llama:int4 registry.example/team/llama:int4
-  kiln push registry.example/team/llama:int4
+  kiln push registry.example/team/llama:int4 --dry-run
   kiln push llama:int4 127.0.0.1:5000/llama:int4 --plain-http --concurrency 8";
 
 const PULL_EXAMPLES: &str = "\
 Examples:
   kiln pull registry.example/team/llama:int4
   kiln pull registry.example/team/llama:int4 llama:int4
+  kiln pull registry.example/team/llama:int4 --dry-run
   kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json";
 
 const COPY_EXAMPLES: &str = "\
@@ -40,6 +42,9 @@ pub(super) struct Push {
     name: Reference,
     /// Where it goes, as in `registry.example/team/llama:int4` [default: NAME]
     reference: Option<Reference>,
+    /// Print what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     traffic: Traffic,
 }
@@ -54,6 +59,11 @@ impl Push {
         }
         let access = self.traffic.access(session);
         let store = session.blocking(Session::open_store).await?;
+        if self.dry_run {
+            let planned = dry_run::push(&store, &name, &reference, &access).await?;
+            tell_plan(session, Direction::Push, [("name", &name), ("reference", &reference)], &planned);
+            return Ok(Exit::Done);
+        }
         let reporter = session.reporter();
         let report = transfer::push(&store, &name, &reference, &access, &reporter.progress()).await?;
         drop(reporter);
@@ -92,6 +102,61 @@ fn tell_sent(session: &Session, event: &str, ends: [(&str, &Reference); 2], repo
     ));
 }
 
+/// Says what a copy in `direction` would do, blob by blob.
+fn tell_plan(session: &Session, direction: Direction, ends: [(&str, &Reference); 2], planned: &CopyPlan) {
+    let report = planned.report();
+    let CopyReport { digest, blobs_transferred, bytes_transferred, blobs_skipped, blobs_mounted } = report;
+    let [(from_field, from), (to_field, to)] = ends;
+    let name = |blob: &PlannedBlob| blob.descriptor.layer_name().unwrap_or("-").to_owned();
+    let (task, verb) = match direction {
+        Direction::Push => ("push", "send"),
+        Direction::Pull => ("pull", "fetch"),
+        Direction::Mirror => ("copy", "send"),
+    };
+    if session.printer.is_json() {
+        let blob = |blob: &PlannedBlob| {
+            json!({
+                "name": blob.descriptor.layer_name(),
+                "digest": blob.descriptor.digest,
+                "size": blob.descriptor.size,
+                "outcome": blob.outcome(direction),
+            })
+        };
+        session.printer.object(&json!({
+            "event": "planned",
+            "task": task,
+            from_field: from.to_string(),
+            to_field: to.to_string(),
+            "digest": digest,
+            "replaces": planned.replaces,
+            "blobs_transferred": blobs_transferred,
+            "bytes_transferred": bytes_transferred,
+            "blobs_skipped": blobs_skipped,
+            "blobs_mounted": blobs_mounted,
+            "blobs": planned.blobs.iter().map(blob).collect::<Vec<_>>(),
+        }));
+        return;
+    }
+    let header = ["OUTCOME", "BYTES", "LAYER"].map(str::to_owned).to_vec();
+    let rows = planned
+        .blobs
+        .iter()
+        .map(|blob| vec![blob.outcome(direction).to_owned(), blob.descriptor.size.to_string(), name(blob)]);
+    session.printer.data(table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()));
+    let moved = if from == to { from.to_string() } else { format!("{from} to {to}") };
+    let replaced = match planned.replaces {
+        None => String::new(),
+        Some(replaced) if replaced == digest => "; it has that name already".to_owned(),
+        Some(replaced) => format!("; {to} is {replaced} now"),
+    };
+    session.printer.data(format_args!(
+        "\nwould {task} {moved} {digest} ({verb} {blobs_transferred} of {} layers and config, {}; \
+         {blobs_skipped} present, {blobs_mounted} mounted){replaced}",
+        planned.blobs.len(),
+        size(bytes_transferred),
+    ));
+}
+
 /// Copy a model from one registry to another
 ///
 /// Its layers stream through, checked on the way, and nothing is kept in the store. What TO has is not sent
@@ -103,15 +168,24 @@ pub(super) struct Copy {
     from: Reference,
     /// Where it goes
     to: Reference,
+    /// Print what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     traffic: Traffic,
 }
 
 impl Copy {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let Self { from, to, traffic } = self;
+        let Self { from, to, dry_run, traffic } = self;
+        let access = traffic.access(session);
+        if dry_run {
+            let planned = dry_run::mirror(&from, &to, &access).await?;
+            tell_plan(session, Direction::Mirror, [("from", &from), ("to", &to)], &planned);
+            return Ok(Exit::Done);
+        }
         let reporter = session.reporter();
-        let report = transfer::mirror(&from, &to, &traffic.access(session), &reporter.progress()).await?;
+        let report = transfer::mirror(&from, &to, &access, &reporter.progress()).await?;
         drop(reporter);
         tell_sent(session, "copied", [("from", &from), ("to", &to)], &report);
         Ok(Exit::Done)
@@ -129,6 +203,9 @@ pub(super) struct Pull {
     reference: Reference,
     /// The model's name in the store [default: REFERENCE]
     name: Option<Reference>,
+    /// Print what would be fetched, and fetch nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     traffic: Traffic,
 }
@@ -142,6 +219,12 @@ impl Pull {
         }
         let name = name_for(&reference, self.name)?;
         let access = self.traffic.access(session);
+        if self.dry_run {
+            let store = session.blocking(|session| Store::open_existing(&session.settings.store()?)).await?;
+            let planned = dry_run::pull(store.as_ref(), &reference, &name, &access).await?;
+            tell_plan(session, Direction::Pull, [("reference", &reference), ("name", &name)], &planned);
+            return Ok(Exit::Done);
+        }
         let store = session.blocking(Session::open_store).await?;
         let reporter = session.reporter();
         let report = transfer::pull(&store, &reference, &name, &access, &reporter.progress()).await?;

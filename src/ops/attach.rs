@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::{StreamExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
@@ -95,11 +95,7 @@ impl Body for Blob {
     fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
         Box::pin(async move {
             match &self.content {
-                Content::Bytes(content) => {
-                    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
-                    let part = content.slice(at(bytes.start)..at(bytes.end));
-                    Ok(Box::pin(stream::iter([Ok(part)])) as ByteStream)
-                }
+                Content::Bytes(content) => content.open(bytes).await,
                 Content::File(path) => {
                     let mut file = tokio::fs::File::open(path).await.map_err(unreadable(path))?;
                     file.seek(SeekFrom::Start(bytes.start)).await.map_err(unreadable(path))?;

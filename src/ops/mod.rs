@@ -8,6 +8,7 @@ pub mod checkout;
 pub mod create;
 pub mod crosscheck;
 pub mod diff;
+pub mod dry_run;
 mod explain;
 pub mod export;
 pub mod families;

@@ -55,7 +55,7 @@ pub async fn push(
 }
 
 /// What the store knows of the registry `host`, for a push of `manifest`.
-fn known(store: &Store, host: &str, manifest: &Manifest) -> Known {
+pub(super) fn known(store: &Store, host: &str, manifest: &Manifest) -> Known {
     let seen = store.seen(host);
     let wanted: BTreeSet<_> = manifest.blobs().map(|blob| blob.digest).collect();
     let home = |published: &Published| {
@@ -98,10 +98,15 @@ pub async fn pull(
 /// come than were promised; otherwise as [`push`].
 pub async fn mirror(from: &Reference, to: &Reference, access: &Access, progress: &Progress) -> Result<CopyReport> {
     let remote = |reference, known| Remote::knowing(known, reference, access.keychain.clone(), &access.options);
-    let home = Home { repository: from.path().to_owned(), blobs: None };
-    let homes = if from.host() == to.host() { vec![home] } else { vec![] };
-    let (source, destination) = (remote(from, Known::default())?, remote(to, Known { homes, ..Known::default() })?);
+    let known = Known { homes: homes(from, to), ..Known::default() };
+    let (source, destination) = (remote(from, Known::default())?, remote(to, known)?);
     copy(Direction::Mirror, &source, from, &destination, to, access.options.concurrency, progress).await
+}
+
+/// From where the registry of `to` may mount what is copied to it from `from`.
+pub(super) fn homes(from: &Reference, to: &Reference) -> Vec<Home> {
+    let home = Home { repository: from.path().to_owned(), blobs: None };
+    if from.host() == to.host() { vec![home] } else { vec![] }
 }
 
 /// Pulls `from` into the store as `name`, to create a model from it.

@@ -40,9 +40,15 @@ impl Repository {
     /// The manifest that the tag or digest `name` points at; `None` when there is none. Its digest is of the algorithm
     /// that `name`, or else the registry, has it by.
     pub(super) async fn manifest(&self, name: &str) -> Result<Option<(Descriptor, Bytes)>> {
-        let Some(Reply { bytes, media_type, digest }) = self.client.persist(|| self.manifest_reply(name)).await? else {
-            return Ok(None);
-        };
+        let reply = self.client.persist(|| self.manifest_reply(name)).await;
+        let reply = reply.map_err(|failure| match failure.status() {
+            Some(StatusCode::NOT_ACCEPTABLE) => {
+                let message = format!("`{self}` has `{name}` in a form only that kiln does not know");
+                Error::new(ErrorKind::Registry, message).caused_by(Error::from(failure))
+            }
+            _ => failure.into(),
+        });
+        let Some(Reply { bytes, media_type, digest }) = reply? else { return Ok(None) };
         let pinned = name.parse::<Digest>().ok();
         for (promised, whose) in [(pinned, "its name"), (digest, "the registry")] {
             let Some(promised) = promised else { continue };
@@ -118,7 +124,7 @@ impl Repository {
         let content_type = HeaderValue::from_str(media_type.as_str()).map_err(|cause| {
             Error::new(ErrorKind::Usage, format!("Not a media type: {}", quoted(media_type.as_str()))).caused_by(cause)
         })?;
-        let listed = self
+        let stored = self
             .client
             .persist(|| async {
                 let url = self.url(&format!("manifests/{name}")).await?;
@@ -134,7 +140,20 @@ impl Repository {
                     _ => Err(self.client.refused(&call, response).await),
                 }
             })
-            .await?;
-        Ok(listed)
+            .await;
+        stored.map_err(|failure| match failure.status() {
+            Some(StatusCode::UNSUPPORTED_MEDIA_TYPE) => {
+                let error =
+                    Error::new(ErrorKind::Registry, format!("`{self}` does not take a manifest of `{media_type}`"));
+                let error = error.caused_by(Error::from(failure));
+                match *media_type == MediaType::DOCKER_MANIFEST {
+                    true => {
+                        error.hint("it may take that of another dialect: `kiln create NAME SOURCE --dialect modelpack`")
+                    }
+                    false => error,
+                }
+            }
+            _ => failure.into(),
+        })
     }
 }

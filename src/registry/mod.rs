@@ -200,6 +200,14 @@ impl Remote {
         self.0.pace.habits()
     }
 
+    /// Whether a push would have the registry mount `target` from another repository.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unauthorized`] or [`ErrorKind::Registry`] when the registry does not say.
+    pub async fn is_mountable(&self, target: &Descriptor) -> Result<bool> {
+        Ok(self.0.client.persist(|| self.0.is_mountable(target)).await?)
+    }
+
     /// A reference to another repository has no place here.
     fn require_own(&self, reference: &Reference) -> Result<()> {
         if reference.host() == Some(self.0.client.host()) && reference.path() == self.0.path {

@@ -9,6 +9,7 @@ mod create;
 mod crosscheck;
 mod demo;
 mod diff;
+mod dry_run;
 mod ends;
 mod export;
 mod families;

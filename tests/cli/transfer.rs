@@ -18,7 +18,8 @@ fn help_says_what_it_takes() {
       [REFERENCE]  Where it goes, as in `registry.example/team/llama:int4` [default: NAME]
 
     Options:
-      -h, --help  Print help (see more with '--help')
+          --dry-run  Print what would be sent, and send nothing
+      -h, --help     Print help (see more with '--help')
 
     Registry options: …
 
@@ -26,7 +27,7 @@ fn help_says_what_it_takes() {
 
     Examples:
       kiln push llama:int4 registry.example/team/llama:int4
-      kiln push registry.example/team/llama:int4
+      kiln push registry.example/team/llama:int4 --dry-run
       kiln push llama:int4 127.0.0.1:5000/llama:int4 --plain-http --concurrency 8
     ");
     assert_snapshot!(help("pull"), @r"
@@ -39,7 +40,8 @@ fn help_says_what_it_takes() {
       [NAME]       The model's name in the store [default: REFERENCE]
 
     Options:
-      -h, --help  Print help (see more with '--help')
+          --dry-run  Print what would be fetched, and fetch nothing
+      -h, --help     Print help (see more with '--help')
 
     Registry options: …
 
@@ -48,6 +50,7 @@ fn help_says_what_it_takes() {
     Examples:
       kiln pull registry.example/team/llama:int4
       kiln pull registry.example/team/llama:int4 llama:int4
+      kiln pull registry.example/team/llama:int4 --dry-run
       kiln pull registry.example/team/llama:int4 --ca ./registry.pem --json
     ");
     assert_snapshot!(help("copy"), @r"
@@ -60,7 +63,8 @@ fn help_says_what_it_takes() {
       <TO>    Where it goes
 
     Options:
-      -h, --help  Print help (see more with '--help')
+          --dry-run  Print what would be sent, and send nothing
+      -h, --help     Print help (see more with '--help')
 
     Registry options: …
 

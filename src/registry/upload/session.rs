@@ -69,8 +69,7 @@ impl Repository {
     /// Asks the registry to take `expected` from another of its repositories: OCI distribution-spec v1.1.1,
     /// "Mounting a blob from another repository". `None` when it was not asked, or does not hear of it.
     pub(super) async fn mount(&self, expected: &Descriptor) -> Option<Mounted> {
-        let has = |home: &&Home| home.blobs.as_ref().is_none_or(|blobs| blobs.contains(&expected.digest));
-        let home = self.homes.iter().filter(|home| home.repository != self.path).find(has)?;
+        let home = self.home(expected)?;
         let mut url = self.url("blobs/uploads/").await.ok()?;
         let digest = expected.digest.to_string();
         url.query_pairs_mut().append_pair("mount", &digest).append_pair("from", &home.repository);
@@ -82,6 +81,21 @@ impl Repository {
             StatusCode::ACCEPTED => self.opened(&response).ok().map(Mounted::Not),
             _ => None,
         }
+    }
+
+    /// A repository that may have `target`.
+    fn home(&self, target: &Descriptor) -> Option<&Home> {
+        let has = |home: &&Home| home.blobs.as_ref().is_none_or(|blobs| blobs.contains(&target.digest));
+        self.homes.iter().filter(|home| home.repository != self.path).find(has)
+    }
+
+    /// Whether the repository that `target` would be mounted from has it.
+    pub(in super::super) async fn is_mountable(&self, target: &Descriptor) -> Result<bool, Failure> {
+        let Some(Home { repository, .. }) = self.home(target) else { return Ok(false) };
+        let path = format!("{repository}/blobs/{}", target.digest);
+        let Ok(url) = self.client.base().await?.join(&path) else { return Ok(false) };
+        let call = Call::new(Method::HEAD, url, Access::Mount(repository.clone()));
+        Ok(self.client.exchange(&call).await?.status() == StatusCode::OK)
     }
 
     fn opened(&self, response: &Response) -> Result<Session, Failure> {
