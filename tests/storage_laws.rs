@@ -1,17 +1,20 @@
 //! Memory and the local store keep the same laws; the store keeps them on disk as well.
 
+#![allow(clippy::unwrap_used, reason = "all of this file is a test")]
+
 use std::error::Error as _;
 use std::fs;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture};
 use futures_util::{FutureExt, StreamExt, stream};
 use kiln::oci::{Descriptor, Digest, MediaType};
-use kiln::storage::{Body, ByteStream, Fetch, Memory, Push, Pushed, conformance};
+use kiln::storage::{Body, ByteStream, Fetch, Memory, Push, Pushed, Reading, conformance};
 use kiln::store::Store;
-use kiln::{ErrorKind, Result};
+use kiln::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
 #[tokio::test]
@@ -89,6 +92,67 @@ async fn an_endless_body_ends_where_the_promise_does() {
     ] {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt);
     }
+}
+
+/// A body that breaks after some bytes, and keeps what it was asked for.
+struct Brittle {
+    content: Bytes,
+    breaks_after: usize,
+    opened: Mutex<Vec<Range<u64>>>,
+}
+
+impl Body for Brittle {
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        self.opened.lock().unwrap().push(bytes.clone());
+        let part = self.content.slice(bytes.start as usize..bytes.end as usize);
+        let whole = part.len() <= self.breaks_after;
+        let end = (!whole).then(|| Err(Error::new(ErrorKind::Registry, "The line broke")));
+        let sent = part.slice(..part.len().min(self.breaks_after));
+        future::ready(Ok(stream::iter(std::iter::once(Ok(sent)).chain(end)).boxed())).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_breaks_is_gone_on_with() {
+    const MIB: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let content: Bytes = (0..7 * MIB).map(|index| (index % 251) as u8).collect::<Vec<_>>().into();
+    let target = Descriptor::of(MediaType::KILN_FILE, &content);
+    let body = Brittle { content, breaks_after: 3 << 20, opened: Mutex::default() };
+    for ends_well in [false, false, true] {
+        assert_eq!(store.push(&target, &body).await.is_ok(), ends_well);
+        assert_eq!(store.exists(&target).await.unwrap(), ends_well);
+    }
+    assert_eq!(*body.opened.lock().unwrap(), [0..7 * MIB, 3 * MIB..7 * MIB, 6 * MIB..7 * MIB]);
+    assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0);
+}
+
+/// A body whose first bytes never come, and whose others never end.
+struct Overflowing;
+
+impl Body for Overflowing {
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        let chunks: ByteStream = match bytes.start {
+            0 => stream::pending().boxed(),
+            _ => stream::repeat_with(|| Ok(Bytes::from(vec![1; 1 << 16]))).boxed(),
+        };
+        future::ready(Ok(chunks)).boxed()
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Anywhere(4)
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_goes_on_behind_its_end_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let target = Descriptor::new(MediaType::KILN_FILE, Digest::of(b"what never comes"), 64 << 20);
+    let outcome = timeout(Duration::from_secs(60), store.push(&target, &Overflowing)).await.unwrap();
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0);
 }
 
 #[tokio::test]
