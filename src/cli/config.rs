@@ -47,6 +47,8 @@ pub(super) struct Registry {
     pub(super) ca: Option<PathBuf>,
     pub(super) client_cert: Option<PathBuf>,
     pub(super) client_key: Option<PathBuf>,
+    /// Where to pull from first, as `host[:port][/path]`.
+    pub(super) mirrors: Vec<Spanned<String>>,
 }
 
 impl Config {
@@ -85,12 +87,17 @@ impl Config {
         {
             return Err(wrong(0..0, "`client-key` needs `client-cert`".to_owned()));
         }
-        for host in config.registry.keys() {
+        for (host, own) in &config.registry {
             if !is_registry(host.get_ref()) {
                 let sentence = format!("Not a registry: {}", quoted(host.get_ref()));
                 return Err(
                     wrong(host.span(), sentence).hint("write `host` or `host:port`, as in `registry.example:5000`")
                 );
+            }
+            if let Some(mirror) = own.mirrors.iter().find(|mirror| !is_mirror(mirror.get_ref())) {
+                let sentence = format!("Not a mirror: {}", quoted(mirror.get_ref()));
+                return Err(wrong(mirror.span(), sentence)
+                    .hint("write `host`, `host:port` or either with a path, as in `mirror.example/hub`"));
             }
         }
         Ok(config)
@@ -105,6 +112,12 @@ impl Config {
             *path = directory.join(&*path);
         }
     }
+}
+
+/// Whether a name behind this is a reference with a host.
+fn is_mirror(mirror: &str) -> bool {
+    let names_one = |reference: Reference| reference.host().is_some_and(|host| mirror.starts_with(host));
+    format!("{mirror}/path").parse().is_ok_and(names_one)
 }
 
 /// Whether a reference can have this host.
@@ -134,6 +147,7 @@ mod tests {
             [registry."127.0.0.1:5000"]
             plain-http = true
             ca = "/ca.pem"
+            mirrors = ["mirror.example", "127.0.0.1:5001/hub/all"]
             "#,
         );
         let mut config = config.unwrap();
@@ -144,6 +158,8 @@ mod tests {
         let (host, own) = config.registry.first_key_value().unwrap();
         assert_eq!(host.get_ref(), "127.0.0.1:5000");
         assert_eq!((own.plain_http, &own.ca), (Some(true), &Some("/ca.pem".into())));
+        let mirrors: Vec<_> = own.mirrors.iter().map(Spanned::get_ref).collect();
+        assert_eq!(mirrors, ["mirror.example", "127.0.0.1:5001/hub/all"]);
         assert_eq!(parse("").unwrap(), Config::default());
     }
 
@@ -160,6 +176,9 @@ mod tests {
             ("[registry.\"r.example\"]\nclient-key = \"k\"\n", 1, "`client-key` needs `client-cert`"),
             ("quiet = true\nverbose = true\n", 1, "`quiet` and `verbose` exclude each other"),
             ("\n[registry.\"https://r.example\"]\n", 2, "Not a registry: `https://r.example`"),
+            ("[registry.\"r.example\"]\nmirrors = [\"m.example\",\n\"team\"]\n", 3, "Not a mirror: `team`"),
+            ("[registry.\"r.example\"]\nmirrors = [\"http://m.example\"]\n", 2, "Not a mirror: `http://m.example`"),
+            ("mirrors = [\"m.example\"]\n", 1, "unknown field `mirrors`"),
             ("[registry.team]\n", 1, "Not a registry: `team`"),
         ] {
             let error = parse(text).unwrap_err();

@@ -65,6 +65,7 @@ impl Transport {
                 plain_http: own.plain_http.filter(|_| plain_http.is_none()),
                 ca: own.ca.clone().filter(|_| self.ca.is_none()),
                 client_certificate: pair(own.client_cert.clone(), own.client_key.clone()).filter(|_| client.is_none()),
+                mirrors: own.mirrors.iter().map(|mirror| mirror.get_ref().clone()).collect(),
             };
             (host.get_ref().clone(), own)
         });

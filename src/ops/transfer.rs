@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::source::Source;
 use crate::copy::{CopyReport, Direction, copy};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::oci::{Manifest, Reference};
 use crate::progress::Progress;
 use crate::registry::{Credential, DockerConfig, Home, Keychain, Known, Options, Remote, SigningKey, ping};
@@ -72,6 +72,9 @@ pub(super) fn known(store: &Store, host: &str, manifest: &Manifest) -> Known {
 
 /// Pulls `from` into the store as `name`. Blobs that the store has are not fetched.
 ///
+/// The mirrors of its registry are asked first, each once. Whatever is wrong with one, the next place is asked, and
+/// what came whole from one is not fetched from another.
+///
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] when the registry has no such model, [`crate::ErrorKind::Corrupt`] when it
 /// sends other bytes than it promised; otherwise as [`push`].
@@ -82,12 +85,36 @@ pub async fn pull(
     access: &Access,
     progress: &Progress,
 ) -> Result<CopyReport> {
-    let remote = Remote::new(from, access.keychain.clone(), &access.options)?;
-    let report = copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await?;
-    let manifest = super::inspect::require(store, name)?;
-    let repository = from.path().to_owned();
-    store.see(from.require_host()?, |seen| seen.publish(Published { repository, manifest }));
-    Ok(report)
+    let pull = async |from: &Reference, options: &Options| {
+        let remote = Remote::new(from, access.keychain.clone(), options)?;
+        let report = copy(Direction::Pull, &remote, from, store, name, options.concurrency, progress).await?;
+        let (repository, manifest) = (from.path().to_owned(), super::inspect::require(store, name)?);
+        store.see(from.require_host()?, |seen| seen.publish(Published { repository, manifest }));
+        Ok::<_, crate::Error>(report)
+    };
+    for mirror in mirrors(from, &access.options)? {
+        match pull(&mirror, &access.options.hasty()).await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Registry | ErrorKind::Unauthorized | ErrorKind::Corrupt
+                ) =>
+            {
+                progress.note(format!("The mirror `{mirror}` is passed over: {error}"));
+            }
+            ended => return ended,
+        }
+    }
+    pull(from, &access.options).await
+}
+
+/// What `from` is called on the mirrors of its registry.
+fn mirrors(from: &Reference, options: &Options) -> Result<Vec<Reference>> {
+    let host = from.require_host()?;
+    let mirrors = options.registries.get(host).map_or(&[][..], |own| &own.mirrors);
+    let name = from.to_string();
+    let rest = name.strip_prefix(host).unwrap_or_default();
+    mirrors.iter().map(|mirror| format!("{mirror}{rest}").parse()).collect()
 }
 
 /// Copies the model `from` of one registry to `to` of another, or of the same. Its bytes are checked on their way and

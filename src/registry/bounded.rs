@@ -1,5 +1,6 @@
 //! The one reader of replies that are kept in memory: manifests, tokens, error texts. It stops at a
-//! bound, whatever length the other side announces, and does not wait for ever.
+//! bound, whatever length the other side announces, and does not wait for ever, not even for one that sends a byte
+//! now and then.
 
 use std::time::Duration;
 
@@ -10,8 +11,19 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use crate::error::{Error, ErrorKind};
 
-/// The whole body of `response`, at most `limit` bytes, with at most `idle` between two of its parts.
-pub(super) async fn read(mut response: Response, limit: u64, idle: Duration) -> Result<Bytes, Failure> {
+/// How many times as long as the other side may be silent it may take for a whole body.
+const WHOLE: u32 = 10;
+
+/// The whole body of `response`, at most `limit` bytes, with at most `idle` between two of its parts and ten times
+/// that for all.
+pub(super) async fn read(response: Response, limit: u64, idle: Duration) -> Result<Bytes, Failure> {
+    match timeout(idle.saturating_mul(WHOLE), read_parts(response, limit, idle)).await {
+        Ok(read) => read,
+        Err(_) => Err(Failure::passing(Error::new(ErrorKind::Registry, "The registry's reply does not end"))),
+    }
+}
+
+async fn read_parts(mut response: Response, limit: u64, idle: Duration) -> Result<Bytes, Failure> {
     let too_large = || Error::new(ErrorKind::Registry, format!("The registry's reply is larger than {limit} bytes"));
     let broken = || Error::new(ErrorKind::Registry, "The registry's reply broke off");
     if response.content_length().is_some_and(|length| length > limit) {

@@ -22,8 +22,6 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How many redirects are followed for one request.
 const MAX_REDIRECTS: usize = 5;
-/// How often a request is sent at most.
-const ATTEMPTS: usize = 5;
 /// The longest wait between two attempts that we choose ourselves.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -313,11 +311,11 @@ impl Client {
         ExponentialBuilder::default()
             .with_min_delay(self.options.first_pause)
             .with_max_delay(LONGEST_PAUSE)
-            .with_max_times(ATTEMPTS - 1)
+            .with_max_times(self.options.attempts.saturating_sub(1))
             .with_jitter()
     }
 
-    /// Makes `attempt` until it succeeds, fails for good or has failed [`ATTEMPTS`] times. In between it
+    /// Makes `attempt` until it succeeds, fails for good or has failed [`Options::attempts`] times. In between it
     /// waits as long as the registry asked, and then a time of its own, so that those that were told
     /// the same do not come back together.
     pub(super) async fn persist<T, F, A>(&self, attempt: A) -> Result<T, Failure>

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
+use tokio::time::timeout;
 
 use super::bounded;
 use crate::error::{Error, ErrorKind, is_printable};
@@ -17,6 +18,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const DISTANT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How much of an error reply is read.
 const MAX_REPLY_SIZE: u64 = 64 << 10;
+/// How many requests are left of a quota: <https://docs.docker.com/docker-hub/usage/pulls/>.
+const LEFT: &str = "ratelimit-remaining";
 /// How many characters of a registry's own words are repeated.
 const MAX_WORDS: usize = 300;
 
@@ -83,11 +86,15 @@ impl Failure {
     /// An answer that is none of those the protocol has for this request.
     pub(super) async fn refused(method: &Method, host: &str, response: Response, idle: Duration) -> Self {
         let status = response.status();
-        let wait = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let quota = header(LEFT).filter(|_| status == StatusCode::TOO_MANY_REQUESTS).and_then(used_up);
+        let wait = header(RETRY_AFTER.as_str()).and_then(retry_after).or(quota);
         let is_html =
             response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
         let request = shown(method, response.url());
-        let reply = bounded::read(response, MAX_REPLY_SIZE, idle).await.unwrap_or_default();
+        // It only explains: nobody waits for it longer than for an answer.
+        let reply = timeout(idle, bounded::read(response, MAX_REPLY_SIZE, idle)).await;
+        let reply = reply.map(Result::unwrap_or_default).unwrap_or_default();
         let (codes, words) = registry_words(&reply, is_html);
         Self::from_reply(status, &request, host, wait, codes, &words)
     }
@@ -113,13 +120,20 @@ impl Failure {
         if kind == ErrorKind::Unauthorized {
             error = error.hint(format!("kiln login {host}"));
         }
+        // 499 is a proxy's: whoever it asked for us hung up.
         let mut again = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+            || matches!(status.as_u16(), 408 | 429 | 499);
         if again && let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
             again = false;
             // A date has four digits for the year, whatever the registry dreams of.
             let then = SystemTime::now() + wait.min(DISTANT);
-            error = error.hint(format!("the registry asks to try again after {}", httpdate::fmt_http_date(then)));
+            let then = httpdate::fmt_http_date(then);
+            error = error.hint(match status {
+                StatusCode::TOO_MANY_REQUESTS => format!(
+                    "the registry's quota is used up: try again after {then}, or `kiln login {host}` for one of your own"
+                ),
+                _ => format!("the registry asks to try again after {then}"),
+            });
         }
         Self { error, again, after: wait, status: Some(status), codes }
     }
@@ -218,6 +232,14 @@ fn retry_after(value: &str) -> Option<Duration> {
     Some(then.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
+/// For how long at most a quota is used up, by a header as Docker Hub has it: `0;w=21600`, none left in 21600 s.
+fn used_up(left: &str) -> Option<Duration> {
+    let mut parts = left.split(';').map(str::trim);
+    let is_used_up = parts.next()?.parse() == Ok(0_u64);
+    let window = parts.find_map(|part| part.strip_prefix("w=")?.parse().ok())?;
+    is_used_up.then(|| Duration::from_secs(window))
+}
+
 /// Whether what answered is no TLS server.
 pub(super) fn speaks_no_tls(error: &reqwest::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
@@ -260,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_says_for_how_long_it_is_used_up() {
+        assert_eq!(used_up("0;w=21600"), Some(Duration::from_secs(21600)));
+        assert_eq!(used_up("0; w=60"), Some(Duration::from_secs(60)));
+        for other in ["1;w=21600", "100;w=21600", "0", "", "none;w=1", "0;w=soon"] {
+            assert_eq!(used_up(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn the_registrys_words_are_bounded_and_printable() {
         let reply = br#"{"errors":[{"code":"DENIED","message":"no\u001b[31m"},{"message":"really"}]}"#;
         let (codes, words) = registry_words(reply, false);
@@ -282,12 +313,21 @@ mod tests {
             (401, false, ErrorKind::Unauthorized),
             (403, false, ErrorKind::Unauthorized),
             (404, false, ErrorKind::NotFound),
+            (405, false, ErrorKind::Registry),
             (408, true, ErrorKind::Registry),
+            (409, false, ErrorKind::Registry),
+            (411, false, ErrorKind::Registry),
+            (413, false, ErrorKind::Registry),
             (416, false, ErrorKind::Registry),
             (429, true, ErrorKind::Registry),
+            (451, false, ErrorKind::Registry),
+            (499, true, ErrorKind::Registry),
             (500, true, ErrorKind::Registry),
             (501, false, ErrorKind::Registry),
+            (502, true, ErrorKind::Registry),
             (503, true, ErrorKind::Registry),
+            (504, true, ErrorKind::Registry),
+            (522, true, ErrorKind::Registry),
             (524, true, ErrorKind::Registry),
         ] {
             let failure = failure(status, None);

@@ -81,6 +81,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long it may be silent after it has taken everything: it is storing many gigabytes.
     pub closing_timeout: Duration,
+    /// How often a request is sent at most, when it fails in a way that may pass.
+    pub attempts: usize,
     /// The wait before the second attempt; it doubles with each.
     pub first_pause: Duration,
     /// What is different for some registries, by their names as references have them.
@@ -96,6 +98,8 @@ pub struct HostOptions {
     pub ca: Option<PathBuf>,
     /// In the place of [`Options::client_certificate`].
     pub client_certificate: Option<ClientCertificate>,
+    /// Where what it has may be pulled from first, as `host[:port][/path]`, in this order.
+    pub mirrors: Vec<String>,
 }
 
 impl Default for Options {
@@ -112,6 +116,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(600),
+            attempts: 5,
             first_pause: Duration::from_millis(500),
             registries: BTreeMap::new(),
         }
@@ -119,6 +124,16 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The options for a place that another one can stand in for: it is asked once, and not waited for long.
+    pub fn hasty(&self) -> Self {
+        Self {
+            attempts: 1,
+            connect_timeout: self.connect_timeout.min(HASTY_CONNECT),
+            idle_timeout: self.idle_timeout.min(HASTY_IDLE),
+            ..self.clone()
+        }
+    }
+
     /// The options for the registry `host`, with what is different for it.
     fn of(&self, host: &str) -> Self {
         let mut options = self.clone();
@@ -130,6 +145,11 @@ impl Options {
         options
     }
 }
+
+/// How long a connection may take to come up where there is another place to go.
+const HASTY_CONNECT: Duration = Duration::from_secs(3);
+/// How long such a place may be silent.
+const HASTY_IDLE: Duration = Duration::from_secs(10);
 
 /// What earlier runs learned of a registry. All of it are hints: none is believed before the registry says so.
 #[derive(Clone, Debug, Default)]
