@@ -318,6 +318,22 @@ async fn a_registry_that_keeps_losing_what_it_took_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_registry_that_takes_a_blob_up_to_the_same_place_again_and_again_is_given_up() {
+    // Chunks that cannot grow any more: otherwise each round would come further than the one before.
+    let first = 8 << 20;
+    let options = Options::default()
+        .fault(Trigger::on("PATCH", ""), status(413))
+        .fault(Trigger::on("PATCH", "").nth(4).always(), Fault::LoseTail { bytes: 64 << 20 });
+    let scene = Scene::beginning_with(first, options);
+    let content = content(64 << 20);
+    let expected = Descriptor::of(MediaType::OLLAMA_TENSOR, &content);
+    let body = Content(content);
+    let push = scene.remote.push(&expected, &body);
+    let error = tokio::time::timeout(Duration::from_secs(60), push).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Registry);
+}
+
+#[tokio::test]
 async fn a_registry_that_appends_whatever_comes_gets_no_chunk_twice() {
     let options = Options { appends: true, ..Options::default() };
     let scene = Scene::new(options.fault(Trigger::on("PATCH", "").nth(2), Fault::LoseReply));
