@@ -90,9 +90,8 @@ impl Made {
     }
 
     fn verify(&self, draft: Option<PathBuf>) -> Verified {
-        let (name, level) = (self.name.clone(), Level::Rebuild);
-        let options =
-            VerifyOptions { name, level, source: Some(source()), draft, places: Places::default(), threads: 2 };
+        let options = VerifyOptions::new(self.name.clone(), Level::Rebuild);
+        let options = VerifyOptions { source: Some(source()), draft, threads: 2, ..options };
         verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use kiln::manifest::Dialect;
 use kiln::oci::{Digest, Reference};
-use kiln::ops::source::Places;
 use kiln::ops::{checkout, create, inspect, verify};
 use kiln::plan::{Profile, Request};
 use kiln::store::Store;
@@ -79,8 +78,7 @@ impl Fresh {
     }
 
     fn verify(&self, level: verify::Level) -> verify::Verified {
-        let places = Places::default();
-        let options = verify::Options { name: Self::name(), level, source: None, draft: None, places, threads: 2 };
+        let options = verify::Options { threads: 2, ..verify::Options::new(Self::name(), level) };
         verify::verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 }

@@ -10,7 +10,6 @@ use kiln::manifest::Dialect;
 use kiln::oci::Reference;
 use kiln::ops::create::{Options, create};
 use kiln::ops::inspect::show;
-use kiln::ops::source::Places;
 use kiln::ops::verify::{self, Level, Outcome, verify};
 use kiln::plan::Request;
 use kiln::quant::{Float, Quantized, Scheme, quantize};
@@ -110,14 +109,8 @@ fn rebuilds_of_every_block_fp8_checkpoint_agree() {
         for scheme in [None, Some("nvfp4")] {
             let source = here("checkpoints").join(name);
             let (made, _) = made(&source, scheme).unwrap();
-            let options = verify::Options {
-                name: made.name.clone(),
-                level: Level::Rebuild,
-                source: Some(source),
-                places: Places::default(),
-                draft: None,
-                threads: 3,
-            };
+            let options = verify::Options::new(made.name.clone(), Level::Rebuild);
+            let options = verify::Options { source: Some(source), threads: 3, ..options };
             let verified = verify(&made.store, &options, &Progress::silent()).unwrap();
             assert_eq!(verified.outcome(), Outcome::Ok, "{name} {:?}", verified.findings);
         }

@@ -13,7 +13,6 @@ use kiln::manifest::{Dialect, Lock};
 use kiln::oci::Digest;
 use kiln::ops::checkout::{Options as CheckoutOptions, checkout};
 use kiln::ops::create::{Options, create, preview};
-use kiln::ops::source::Places;
 use kiln::ops::verify::{Level, Options as VerifyOptions, Outcome, verify};
 use kiln::plan::{Plan, Profile, Recipe, Request};
 use kiln::store::Store;
@@ -161,12 +160,9 @@ fn every_twin_is_what_mlx_lm_made() {
         let verified = verify(
             &made.store,
             &VerifyOptions {
-                name: "model:mlx".parse().unwrap(),
-                level: Level::Rebuild,
                 source: Some(checkpoint(source)),
-                draft: None,
-                places: Places::default(),
                 threads: 2,
+                ..VerifyOptions::new("model:mlx".parse().unwrap(), Level::Rebuild)
             },
             &Progress::silent(),
         );

@@ -12,7 +12,7 @@ use kiln::manifest::Dialect;
 use kiln::oci::{MediaType, Reference};
 use kiln::ops::create::{Options, create, preview};
 use kiln::ops::inspect::{ShownTensor, show};
-use kiln::ops::source::{Places, Source};
+use kiln::ops::source::Source;
 use kiln::ops::verify::{self, Level, Outcome, verify};
 use kiln::plan::Request;
 use kiln::quant::{Float, Quantized, Scheme, dequantize, quantize};
@@ -227,14 +227,8 @@ fn rebuilds_of_every_prequantized_checkpoint_agree() {
         for scheme in [None, Some("mxfp8")] {
             let source = checkpoint(name);
             let made = made(&source, scheme).unwrap();
-            let options = verify::Options {
-                name: made.name.clone(),
-                level: Level::Rebuild,
-                source: Some(source),
-                threads: 3,
-                draft: None,
-                places: Places::default(),
-            };
+            let options = verify::Options::new(made.name.clone(), Level::Rebuild);
+            let options = verify::Options { source: Some(source), threads: 3, ..options };
             let verified = verify(&made.store, &options, &Progress::silent()).unwrap();
             assert_eq!(verified.outcome(), Outcome::Ok, "{name} {scheme:?} {:?}", verified.findings);
         }

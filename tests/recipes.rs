@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use kiln::manifest::Dialect;
 use kiln::oci::{Digest, Reference};
 use kiln::ops::create::{Options, create, preview};
-use kiln::ops::source::Places;
 use kiln::ops::verify::{Level, Options as VerifyOptions, Outcome, verify};
 use kiln::plan::{Plan, PlannedTensor, Profile, Recipe, Request};
 use kiln::quant::Scheme;
@@ -228,14 +227,8 @@ fn a_model_is_made_again_without_its_recipe() {
     let source = checkpoint("qwen3-moe-bf16");
     for recipe in [built_in("mixed-4-6"), written(BY_HAND), written("[[rule]]\nlayers = '1'\nscheme = 'nvfp4'\n")] {
         make(&store, &source, request(recipe, None));
-        let options = VerifyOptions {
-            name: "model:recipe".parse().unwrap(),
-            level: Level::Rebuild,
-            source: None,
-            places: Places::default(),
-            draft: None,
-            threads: 2,
-        };
+        let options = VerifyOptions::new("model:recipe".parse().unwrap(), Level::Rebuild);
+        let options = VerifyOptions { threads: 2, ..options };
         let verified = verify(&store, &options, &Progress::silent()).unwrap();
         assert_eq!((verified.outcome(), verified.not_checked), (Outcome::Ok, vec![]), "{:?}", verified.findings);
     }

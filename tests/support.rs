@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use kiln::inventory::Inventory;
 use kiln::manifest::Dialect;
 use kiln::ops::create::{self, Options};
-use kiln::ops::source::Places;
 use kiln::ops::verify::{self, Level, Outcome};
 use kiln::plan::{Profile, Request};
 use kiln::source::Checkpoint;
@@ -47,9 +46,7 @@ fn outcome(source: &Path, profile: Profile) -> Result<u64, String> {
     };
     match create::create(&store, &options, &Progress::silent()) {
         Ok(created) => {
-            let (name, places) = (options.name, Places::default());
-            let options =
-                verify::Options { name, level: Level::Rebuild, source: None, draft: None, places, threads: 1 };
+            let options = verify::Options::new(options.name, Level::Rebuild);
             let verified = verify::verify(&store, &options, &Progress::silent()).unwrap();
             assert_eq!(verified.outcome(), Outcome::Ok, "{} {profile}: {:?}", source.display(), verified.findings);
             Ok(created.layers)

@@ -5,14 +5,15 @@
 
 mod model;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kiln::blobs::{Entry, encode_header};
 use kiln::copy::{Direction, copy};
 use kiln::manifest::layer_name;
-use kiln::ops::source::Places;
-use kiln::ops::verify::{Finding, Level, Options, Outcome, Verified, verify};
+use kiln::ops::verify::{Finding, Level, Options, Outcome, Portion, Verified, longest_unread, verify};
 use kiln::source::safetensors::parse_header;
 use kiln::storage::{Memory, Refs};
 use kiln::{ErrorKind, Progress};
@@ -21,9 +22,14 @@ use tempfile::TempDir;
 use model::{Kiln, array, checkpoint, copy_of};
 
 impl Kiln {
+    fn read_until(&self, until: Instant) -> Verified {
+        let portion = Portion { until: Some(until), sample: None };
+        let options = Options { portion, ..Options::new(self.name.clone(), Level::Digests) };
+        verify(&self.store, &options, &Progress::silent()).unwrap()
+    }
+
     fn verify(&self, level: Level, source: Option<PathBuf>) -> Verified {
-        let options =
-            Options { name: self.name.clone(), level, source, draft: None, places: Places::default(), threads: 1 };
+        let options = Options { source, ..Options::new(self.name.clone(), level) };
         verify(&self.store, &options, &Progress::silent()).unwrap()
     }
 
@@ -106,6 +112,44 @@ fn missing_and_shortened_blobs_are_found() {
     assert_eq!(verified.not_checked, [Level::Digests, Level::Tensors, Level::Rebuild]);
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     assert_eq!(kiln.verify(Level::Structure, None).outcome(), Outcome::Corrupt);
+}
+
+#[test]
+fn a_run_goes_on_where_time_was_up() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    let blobs = kiln.manifest().blobs().map(|blob| blob.digest).collect::<BTreeSet<_>>();
+    let damaged = blobs.iter().nth(blobs.len() - 2).unwrap();
+    flip(&kiln.store.blob_path(damaged), 1);
+    // Time is up when one blob was read.
+    let run = || kiln.read_until(Instant::now());
+    for left in (1..blobs.len()).rev() {
+        let verified = run();
+        let said = |what: String| verified.findings.iter().any(|finding| finding.message.contains(&what));
+        assert!(said(format!("{left} of {} blobs were not read", blobs.len())), "{:?}", verified.findings);
+        let is_the_damaged = left == 1;
+        assert_eq!(said(format!("{damaged}` of")), is_the_damaged, "{left} left: {:?}", verified.findings);
+        let outcome = if is_the_damaged { Outcome::Corrupt } else { Outcome::CouldNotCheck };
+        assert_eq!((verified.outcome(), verified.not_checked[0]), (outcome, Level::Digests));
+    }
+    assert_eq!(run().outcome(), Outcome::Ok, "the last one is sound, and all were read");
+    assert_eq!(run().outcome(), Outcome::CouldNotCheck, "from the beginning");
+    let later = Instant::now() + Duration::from_secs(600);
+    assert_eq!(kiln.read_until(later).outcome(), Outcome::Corrupt, "what is left after the first");
+}
+
+#[test]
+fn the_model_that_was_read_longest_ago_comes_first() {
+    let kiln = Kiln::holding(&checkpoint("llama-f16"), None);
+    let target = kiln.store.find(&kiln.name).unwrap().unwrap();
+    let import = kiln.store.begin_import().unwrap();
+    let (manifest, bytes) = kiln.store.manifest(&target).unwrap();
+    let (_, other) = (manifest, [&bytes[..], b" "].concat());
+    let other = import.stage_bytes(target.media_type.clone(), &other).unwrap();
+    import.commit(&"model:b".parse().unwrap(), &other).unwrap();
+    let order = || longest_unread(&kiln.store).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(order(), ["model:a", "model:b"]);
+    assert_eq!(kiln.read_until(Instant::now() + Duration::from_secs(600)).outcome(), Outcome::Ok);
+    assert_eq!(order(), ["model:b", "model:a"]);
 }
 
 const TENSOR: &str = "model.layers.0.self_attn.q_proj.weight";

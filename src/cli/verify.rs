@@ -1,6 +1,8 @@
 //! `kiln verify`: what was checked, what was found, and what was not checked. The verdict is the exit code.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -12,8 +14,11 @@ use super::transport::Traffic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
 use crate::oci::Reference;
-use crate::ops::repair::{self, Repair, repair};
-use crate::ops::verify::{self, Compared, Finding, Groups, Level, Member, Number, Outcome, Verified};
+use crate::ops::distant;
+use crate::ops::repair::{self, Repair};
+use crate::ops::transfer::Access;
+use crate::ops::verify::{self, Compared, Finding, Groups, Level, Member, Number, Outcome, Portion, Sample, Sound};
+use crate::ops::verify::{Verified, longest_unread};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +27,8 @@ Examples:
   kiln verify llama:int4 --source ./Llama-3.1-8B
   kiln verify llama:int4 --level rebuild --json
   kiln verify llama:int4 --repair
+  kiln verify registry.example/team/llama:int4
+  kiln verify --all --max-duration 600
 
 Exit codes:
   0  everything asked for was checked and holds
@@ -29,24 +36,38 @@ Exit codes:
   4  not reproduced
   5  could not check";
 
-/// Verify a stored model
+/// Verify a model of the store, or of a registry
 ///
 /// Each level implies those before it. A rebuild creates the model again from its source and compares
-/// every byte; a difference is explained by tensor, part and likely cause.
+/// every byte; a difference is explained by tensor, part and likely cause. A model that the store does not have is
+/// read where it is, at the registry of its name, and not kept.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Verify {
-    /// The model's name in the store
-    name: Reference,
+    /// The model's name in the store, or its reference at a registry
+    #[arg(required_unless_present = "all")]
+    name: Option<Reference>,
+    /// Every model of the store
+    #[arg(long, conflicts_with_all = ["name", "source", "draft"])]
+    all: bool,
+    /// The model at the registry, whatever the store has
+    #[arg(long, conflicts_with_all = ["all", "repair", "max_duration"])]
+    remote: bool,
     /// Bring what is damaged again: from a registry that had it, or from the source
     #[arg(long)]
     repair: bool,
     /// A store that may have it, asked first for a repair
     #[arg(long, value_name = "STORE", requires = "repair", value_hint = clap::ValueHint::DirPath)]
     from: Option<PathBuf>,
-    /// How far to go [default: tensors, or rebuild with --source or --draft]
+    /// How far to go [default: tensors; rebuild with --source or --draft; digests for a part]
     #[arg(long, value_name = "LEVEL")]
     level: Option<Level>,
+    /// Read only a part of the blobs: the Nth of T that together are all
+    #[arg(long, value_name = "N/T")]
+    sample: Option<Sample>,
+    /// Read for so many seconds, and next time go on from there
+    #[arg(long, value_name = "SECONDS")]
+    max_duration: Option<NonZeroU32>,
     /// What to rebuild it from, as in `kiln create` [default: what it was created from]
     #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::DirPath)]
     source: Option<PathBuf>,
@@ -59,45 +80,57 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let named = [("--source", &self.source), ("--draft", &self.draft)];
-        let named = named.into_iter().find(|(_, directory)| directory.is_some()).map(|(option, _)| option);
-        let implied = if named.is_some() { Level::Rebuild } else { Level::Tensors };
-        let level = self.level.unwrap_or(implied);
-        if let Some(option) = named.filter(|_| level != Level::Rebuild) {
-            let message = format!("`{option}` is for a rebuild, and the level is `{}`", level.name());
-            return Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"));
-        }
-        let (name, access) = (self.name.clone(), self.traffic.access(session));
-        let mend = self.repair.then(|| {
-            let (name, from, source, draft) =
-                (self.name.clone(), self.from.clone(), self.source.clone(), self.draft.clone());
-            move |session: &Session| {
-                let (places, threads) = (session.places()?, session.settings.threads);
-                Ok::<_, Error>((session.open_store()?, repair::Options { name, from, source, draft, places, threads }))
+        let until = self.max_duration.map(|seconds| Instant::now() + Duration::from_secs(seconds.get().into()));
+        let portion = Portion { sample: self.sample, until };
+        let (level, access) = (self.level(&portion)?, self.traffic.clone().access(session));
+        let names = match &self.name {
+            Some(name) => vec![name.clone()],
+            None => session.blocking(|session| longest_unread(&session.open_store()?)).await?,
+        };
+        let (sound, mut worst, mut verified) = (Sound::default(), Outcome::Ok, 0);
+        for name in &names {
+            if verified > 0 && portion.is_over() {
+                worst = worst.max(Outcome::CouldNotCheck);
+                break;
             }
-        });
-        let verified = session
-            .watched(move |session, progress| {
-                let options = verify::Options {
-                    name: self.name,
-                    level,
-                    source: self.source,
-                    draft: self.draft,
-                    places: session.places()?,
-                    threads: session.settings.threads,
-                };
-                verify::verify(&session.open_store()?, &options, progress)
-            })
-            .await?;
+            let options = verify::Options {
+                name: name.clone(),
+                level,
+                portion,
+                sound: sound.clone(),
+                source: self.source.clone(),
+                draft: self.draft.clone(),
+                places: session.blocking(Session::places).await?,
+                threads: session.settings.threads,
+            };
+            worst = worst.max(self.one(session, options, &access).await?);
+            verified += 1;
+        }
+        if self.all {
+            conclude(session, verified, names.len(), worst);
+        }
+        // Damage was found, whatever became of it.
+        Ok(worst.into())
+    }
+
+    /// Verifies one model, and repairs it.
+    async fn one(&self, session: &Session, options: verify::Options, access: &Access) -> Result<Outcome> {
+        let (name, repair) = (options.name.clone(), self.mend(&options));
+        let verified = if self.is_elsewhere(session, &options).await? {
+            let reporter = session.reporter();
+            distant::verify(options, access, &reporter.progress()).await?
+        } else {
+            session.watched(move |session, progress| verify::verify(&session.open_store()?, &options, progress)).await?
+        };
         if session.printer.is_json() {
             session.printer.object(&object(&name, &verified));
         } else {
             session.printer.data(drawn(&name, &verified));
         }
-        if let Some(mend) = mend.filter(|_| verified.outcome() == Outcome::Corrupt) {
-            let (store, options) = session.blocking(mend).await?;
+        if let Some(options) = repair.filter(|_| verified.outcome() == Outcome::Corrupt) {
+            let store = session.blocking(Session::open_store).await?;
             let reporter = session.reporter();
-            let repair = repair(&store, options, &access, &reporter.progress()).await?;
+            let repair = repair::repair(&store, options, access, &reporter.progress()).await?;
             drop(reporter);
             if session.printer.is_json() {
                 session.printer.object(&repaired(&name, &repair));
@@ -105,8 +138,71 @@ impl Verify {
                 session.printer.data(mended(&repair));
             }
         }
-        // Damage was found, whatever became of it.
-        Ok(verified.outcome().into())
+        Ok(verified.outcome())
+    }
+
+    fn level(&self, portion: &Portion) -> Result<Level> {
+        let named = [("--source", self.source.is_some()), ("--draft", self.draft.is_some())];
+        let source = named.into_iter().find(|(_, is_named)| *is_named).map(|(option, _)| option);
+        let part = (!portion.is_whole()).then_some("--sample` and `--max-duration");
+        let implied = match (source, part) {
+            (_, Some(_)) => Level::Digests,
+            (Some(_), None) => Level::Rebuild,
+            (None, None) => Level::Tensors,
+        };
+        let level = self.level.unwrap_or(implied);
+        let is_wrong = |what: &str, whose: &str| {
+            let message = format!("`{what}` {whose}, and the level is `{}`", level.name());
+            Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"))
+        };
+        match (source, part) {
+            (Some(option), _) if level != Level::Rebuild => is_wrong(option, "is for a rebuild"),
+            (_, Some(options)) if level != Level::Digests => is_wrong(options, "are for the level `digests`"),
+            _ => Ok(level),
+        }
+    }
+
+    fn mend(&self, options: &verify::Options) -> Option<repair::Options> {
+        let verify::Options { name, source, draft, places, threads, .. } = options.clone();
+        self.repair.then(|| repair::Options { name, from: self.from.clone(), source, draft, places, threads })
+    }
+
+    /// Whether the model is at a registry and not in the store.
+    async fn is_elsewhere(&self, session: &Session, options: &verify::Options) -> Result<bool> {
+        let (name, store) = (options.name.clone(), options.places.store.clone());
+        if self.remote {
+            return name.require_host().map(|_| true);
+        }
+        let is_here = move |_: &Session| Ok(store.map(|store| store.find(&name)).transpose()?.flatten().is_some());
+        if options.name.host().is_none() || session.blocking(is_here).await? {
+            return Ok(false);
+        }
+        let of_the_store = [("--repair", self.repair), ("--max-duration", self.max_duration.is_some())];
+        match of_the_store.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(true),
+            Some((option, _)) => {
+                let name = &options.name;
+                let message = format!("`{option}` is for a model of the store, which does not have `{name}`");
+                Err(Error::new(ErrorKind::Usage, message).hint(format!("`kiln pull {name}` brings it")))
+            }
+        }
+    }
+}
+
+/// Says how the verification of every model ended.
+fn conclude(session: &Session, verified: usize, models: usize, worst: Outcome) {
+    if session.printer.is_json() {
+        let result = worst.name();
+        session
+            .printer
+            .object(&json!({ "event": "verified-all", "models": models, "verified": verified, "result": result }));
+    } else {
+        let what = if verified < models { ", and there was no time for the others" } else { "" };
+        session.printer.data(format!(
+            "\nverified: {verified} of {}{what}\nresult: {}",
+            count(models as u64, "model"),
+            worst.name()
+        ));
     }
 }
 
@@ -140,6 +236,8 @@ fn object(name: &Reference, verified: &Verified) -> Value {
         "result": verified.outcome().name(),
         "digest": verified.digest,
         "level": verified.level.name(),
+        "blobs": verified.blobs,
+        "blobsLeftOut": verified.left_out,
         "findings": verified.findings.iter().map(finding).collect::<Vec<_>>(),
         "notChecked": verified.not_checked.iter().map(|level| level.name()).collect::<Vec<_>>(),
     })
@@ -250,8 +348,13 @@ fn drawn(name: &Reference, verified: &Verified) -> String {
     let mut lines = vec![format!("{name} {}", verified.digest)];
     let checked = Level::ALL.iter().filter(|level| !verified.not_checked.contains(level)).map(|level| level.name());
     let checked: Vec<&str> = checked.collect();
-    lines.push(format!("checked: {} ({})", checked.join(", "), count(verified.blobs, "blob")));
+    let read =
+        if verified.left_out > 0 { format!("{} of ", verified.blobs - verified.left_out) } else { String::new() };
+    lines.push(format!("checked: {} ({read}{})", checked.join(", "), count(verified.blobs, "blob")));
     lines.extend(verified.findings.iter().flat_map(finding_lines));
+    if verified.left_out > 0 {
+        lines.push(format!("not checked: {} of other samples", count(verified.left_out, "blob")));
+    }
     for level in &verified.not_checked {
         lines.push(format!("not checked: {} ({})", level.name(), promise(*level)));
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::create::{self, Prepared};
+use super::held::Held;
 use super::inspect::lock;
 use super::source::{Places, Source};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -12,7 +13,6 @@ use crate::oci::{Descriptor, Manifest};
 use crate::plan::{Policy, Profile, Request};
 use crate::progress::Progress;
 use crate::quant::NUMERICS;
-use crate::store::Store;
 
 /// The sources that were named.
 #[derive(Clone, Copy)]
@@ -30,13 +30,13 @@ pub(super) struct Again {
 
 impl Again {
     /// Plans the source, which is looked for in `places`, and the draft with it, as the model's lock says. What is not
-    /// named is what the store remembers. `threads` hash the layers of a source that is a model itself.
+    /// named is what the store there remembers. `threads` hash the layers of a source that is a model itself.
     ///
     /// # Errors
     /// [`ErrorKind::CouldNotCheck`] when the model has no lock, when this kiln cannot do what it says, or when the
     /// source cannot be used; [`ErrorKind::Corrupt`] when the lock is damaged.
     pub(super) fn plan(
-        store: &Store,
+        held: &dyn Held,
         target: &Descriptor,
         manifest: &Manifest,
         named: Named<'_>,
@@ -45,7 +45,7 @@ impl Again {
         progress: &Progress,
     ) -> Result<Self> {
         let unchecked = |message: String| Error::new(ErrorKind::CouldNotCheck, message);
-        let lock = lock(store, manifest)?
+        let lock = lock(held, manifest)?
             .ok_or_else(|| unchecked("The model has no `kiln.lock`: how it was made is not known".to_owned()))?;
         let (Ok(profile), EPOCH, NUMERICS) = (lock.profile.parse(), lock.epoch, &*lock.numerics) else {
             return Err(unchecked(format!(
@@ -57,7 +57,7 @@ impl Again {
         };
         let find = |path: Option<&Path>, key: &str| {
             let remembered = || {
-                let note = store.note(&target.digest).ok().flatten()?;
+                let note = places.store.as_ref()?.note(&target.digest).ok().flatten()?;
                 note.get(key).and_then(serde_json::Value::as_str).map(PathBuf::from)
             };
             path.map(Path::to_owned).or_else(remembered)
@@ -66,8 +66,7 @@ impl Again {
             .ok_or_else(|| unchecked("The source is not known here: name it with `--source`".to_owned()))?;
         let request = request(&lock, profile)
             .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
-        let places = Places { store: Some(store.clone()), ..places.clone() };
-        let mut prepared = Source::find(&source, &places)
+        let mut prepared = Source::find(&source, places)
             .and_then(|source| create::prepare(&source, request, threads, progress))
             .map_err(|cause| unusable(&source, cause))?;
         prepared.modelfile = Modelfile::default();
@@ -79,7 +78,7 @@ impl Again {
             scheme.and_then(|scheme| prepared.add_draft(&draft, scheme)).map_err(|cause| unusable(&draft, cause))?;
         }
         if let Some(locked) = &lock.modelfile {
-            let modelfile = modelfile(store, manifest, locked)?;
+            let modelfile = modelfile(held, manifest, locked)?;
             prepared
                 .add_modelfile(modelfile)
                 .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
@@ -110,12 +109,12 @@ fn request(lock: &Lock, profile: Profile) -> Result<Request> {
 }
 
 /// What a Modelfile set: the contents of the layers that the lock names.
-fn modelfile(store: &Store, manifest: &Manifest, locked: &LockedModelfile) -> Result<Modelfile> {
+fn modelfile(held: &dyn Held, manifest: &Manifest, locked: &LockedModelfile) -> Result<Modelfile> {
     let LockedModelfile { layers, parser, renderer, requires } = locked.clone();
     let named = Setting::ALL.into_iter().filter(|setting| layers.iter().any(|name| name == setting.name()));
     let stored = named.filter_map(|setting| {
         let layer = manifest.layers.iter().find(|layer| Content::of(layer) == Content::Setting(setting))?;
-        Some(store.read_blob(layer).map(|bytes| (setting, bytes)))
+        Some(held.read(layer).map(|bytes| (setting, bytes)))
     });
     let layers = stored.collect::<Result<_>>()?;
     Ok(Modelfile { layers, names: Names { parser, renderer, requires }, ..Modelfile::default() })

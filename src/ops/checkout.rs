@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::inspect::{self, find, read_header};
+use super::held::Held as _;
+use super::inspect::{self, find};
 use super::parallel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Content, FilePath, files, shard_index};
@@ -118,7 +119,7 @@ fn index(store: &Store, files: &[(FilePath, &Descriptor)]) -> Result<Option<Vec<
     let mut tensors = BTreeMap::new();
     let mut total = 0u64;
     for (path, layer) in shards {
-        let (header, _) = read_header(store, layer)?;
+        let (header, _) = store.header(layer)?;
         for entry in header.tensors {
             total = total.saturating_add(entry.end - entry.begin);
             tensors.insert(entry.name, path.as_str());

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use super::again::{Again, Named};
 use super::create::Part;
 use super::explain::open;
-use super::inspect::{find, read_header};
+use super::held::Held as _;
+use super::inspect::find;
 use super::source::Places;
-use super::verify::{Finding, Outcome, damaged};
+use super::verify::{Finding, Outcome};
 use crate::blobs::{SourceHashes, read_values};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Lock, LockedSource, LockedTensor, layer_name};
@@ -66,6 +67,7 @@ pub fn crosscheck(store: &Store, options: &Options, progress: &Progress) -> Resu
     let (target, manifest) = find(store, &options.name)?;
     let Options { source, draft, places, threads, .. } = options;
     let named = Named { source: source.as_deref(), draft: draft.as_deref() };
+    let places = &Places { store: Some(store.clone()), ..places.clone() };
     let again = Again::plan(store, &target, &manifest, named, places, *threads, progress)?;
     let blobs = again.prepared.parts().flat_map(Part::blobs).filter(|(_, blob)| quantized(blob).next().is_some());
     let blobs: Vec<(&Checkpoint, &PlannedBlob)> = blobs.collect();
@@ -83,10 +85,10 @@ pub fn crosscheck(store: &Store, options: &Options, progress: &Progress) -> Resu
             continue;
         };
         if let Err(damage) = store.check(layer, &Progress::silent())? {
-            findings.push(damaged(layer, damage));
+            findings.push(Finding::damaged(layer, damage));
             continue;
         }
-        let stored = Stored { file: open(store, layer)?, header: read_header(store, layer)?.0 };
+        let stored = Stored { file: open(store, layer)?, header: store.header(layer)?.0 };
         for tensor in quantized(blob) {
             crosschecked.tensors += 1;
             let found = stored

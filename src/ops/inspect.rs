@@ -1,14 +1,13 @@
 //! Looking at what a store holds: the list of models, and one model's layers and tensors.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
-use crate::error::{Error, ErrorKind, Result, quoted};
+use super::held::Held;
+use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Lock, LockedTensor, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use crate::plan::Profile;
-use crate::source::safetensors::{Header, data_start, parse_header};
 use crate::store::Store;
 
 /// One model in the list.
@@ -138,9 +137,9 @@ pub fn show(store: &Store, name: &Reference) -> Result<Shown> {
 }
 
 /// The model's lock; `None` when kiln did not make it.
-pub(super) fn lock(store: &Store, manifest: &Manifest) -> Result<Option<Lock>> {
+pub(super) fn lock(held: &dyn Held, manifest: &Manifest) -> Result<Option<Lock>> {
     let layer = manifest.layers.iter().find(|layer| Content::of(layer) == Content::Lock);
-    layer.map(|layer| Lock::parse(&store.read_blob(layer)?)).transpose()
+    layer.map(|layer| Lock::parse(&held.read(layer)?)).transpose()
 }
 
 fn from_lock(tensor: &LockedTensor) -> ShownTensor {
@@ -157,7 +156,7 @@ fn from_lock(tensor: &LockedTensor) -> ShownTensor {
 fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> {
     let mut tensors = Vec::new();
     for layer in manifest.layers.iter().filter(|layer| Content::of(layer) == Content::Tensors) {
-        let (header, _) = read_header(store, layer)?;
+        let (header, _) = store.header(layer)?;
         let arrays: BTreeMap<&str, (Dtype, &[u64])> =
             header.tensors.iter().map(|entry| (&*entry.name, (entry.dtype, &*entry.shape))).collect();
         for (name, (dtype, shape)) in &arrays {
@@ -180,21 +179,4 @@ fn from_headers(store: &Store, manifest: &Manifest) -> Result<Vec<ShownTensor>> 
         }
     }
     Ok(tensors)
-}
-
-/// The header of a stored tensor layer, with the bytes that spell it. The data behind it is not read.
-pub(super) fn read_header(store: &Store, layer: &Descriptor) -> Result<(Header, Vec<u8>)> {
-    let damaged = |cause: Error| {
-        let message = format!("The layer {} is not a safetensors file", quoted(&layer_name(layer)));
-        Error::new(ErrorKind::Corrupt, message).caused_by(cause)
-    };
-    let io = |cause| Error::io(ErrorKind::Store, "read", &store.blob_path(&layer.digest), cause);
-    let mut file = store.require_blob(layer)?;
-    let mut bytes = Vec::new();
-    file.by_ref().take(layer.size.min(8)).read_to_end(&mut bytes).map_err(io)?;
-    if let Some(prefix) = bytes.first_chunk() {
-        let start = data_start(*prefix, layer.size).map_err(damaged)?;
-        file.take(start - 8).read_to_end(&mut bytes).map_err(io)?;
-    }
-    Ok((parse_header(&bytes, layer.size).map_err(damaged)?, bytes))
 }

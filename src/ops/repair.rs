@@ -157,7 +157,8 @@ async fn from_source(
     blocking(move || {
         let (manifest, _) = store.manifest(&target)?;
         let named = Named { source: options.source.as_deref(), draft: options.draft.as_deref() };
-        let again = Again::plan(&store, &target, &manifest, named, &options.places, options.threads, &progress)?;
+        let places = Places { store: Some(store.clone()), ..options.places };
+        let again = Again::plan(&store, &target, &manifest, named, &places, options.threads, &progress)?;
         let names: Vec<String> = damaged.iter().map(layer_name).collect();
         let import = store.begin_import()?;
         create::build_layers(&again.prepared, &names, options.threads, &import, &progress)

@@ -1,14 +1,20 @@
 //! Verifying a model, level by level: structure, digests, tensors, rebuild. Each level implies those
 //! before it; what was not checked is said, and "could not check" is never a pass.
 
+mod portion;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use portion::{Portion, Sample, longest_unread};
 
 use super::again::{Again, Named};
 use super::create;
 use super::explain::{self, Between, Side};
 pub use super::explain::{Compared, Groups, Member, Number, Place};
-use super::inspect::{lock, read_header, require};
+use super::held::Held;
+use super::inspect::{lock, require};
 use super::parallel;
 use super::source::Places;
 use crate::arch::{Family, ModelFacts};
@@ -22,6 +28,7 @@ use crate::progress::{Event, Progress};
 use crate::quant::Scheme;
 use crate::source::parse_config;
 use crate::store::{Damage, Store};
+use portion::{Round, unread};
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +65,10 @@ pub struct Options {
     pub name: Reference,
     /// How far to go.
     pub level: Level,
+    /// How much of it is read, for level [`Level::Digests`]; the levels behind it need all.
+    pub portion: Portion,
+    /// What was read already and is right.
+    pub sound: Sound,
     /// The source for a rebuild, as [`super::source::Source::find`] takes it; `None` takes what the store remembers.
     pub source: Option<PathBuf>,
     /// The checkpoint of the draft for a rebuild; `None` takes the place the store remembers.
@@ -66,6 +77,29 @@ pub struct Options {
     pub places: Places,
     /// How many threads hash and re-create.
     pub threads: usize,
+}
+
+impl Options {
+    /// A model of the store, all of it, on one thread. A rebuild takes the source that the store remembers.
+    pub fn new(name: Reference, level: Level) -> Self {
+        let (portion, sound, places) = (Portion::default(), Sound::default(), Places::default());
+        Self { name, level, portion, sound, source: None, draft: None, places, threads: 1 }
+    }
+}
+
+/// Blobs that a run of verifications has read and found right, so that what several models share is read once. A clone
+/// is the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Sound(Arc<Mutex<BTreeSet<Digest>>>);
+
+impl Sound {
+    fn has(&self, digest: &Digest) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
+    fn add(&self, digest: Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+    }
 }
 
 /// The verdict; the most severe finding decides.
@@ -128,6 +162,13 @@ impl Finding {
         Self { outcome, message, layer: None, tensor: None, part: None, bytes: None, cause: None, arrays, members }
     }
 
+    /// That a blob is not what it should be.
+    pub(super) fn damaged(blob: &Descriptor, damage: Damage) -> Self {
+        let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
+        let message = format!("The blob `{}` of {} {damage}", blob.digest, quoted(&whose));
+        Self::new(Outcome::Corrupt, message).in_layer(blob)
+    }
+
     /// What an error says about the model; one that says nothing about it stays an error.
     pub(super) fn of(error: Error) -> Result<Self> {
         match error.kind() {
@@ -152,14 +193,27 @@ pub struct Verified {
     pub level: Level,
     /// Everything that was found, in the order of the checks.
     pub findings: Vec<Finding>,
-    /// How many blobs the model has.
+    /// How many blobs the model has, its manifest among them.
     pub blobs: u64,
+    /// How many of them were not read because they were not asked for: those of other samples.
+    pub left_out: u64,
     /// Levels that nothing is known about: none asked for them, an earlier one failed, or they could not be
     /// checked.
     pub not_checked: Vec<Level>,
 }
 
 impl Verified {
+    fn nothing(target: &Descriptor, level: Level) -> Self {
+        let (findings, not_checked) = (Vec::new(), Vec::new());
+        Self { digest: target.digest, level, findings, blobs: 0, left_out: 0, not_checked }
+    }
+
+    /// What an error about the manifest itself means.
+    pub(super) fn unreadable(target: &Descriptor, level: Level, error: Error) -> Result<Self> {
+        let (findings, not_checked) = (vec![Finding::of(error)?], Level::ALL[1..].to_vec());
+        Ok(Self { findings, not_checked, ..Self::nothing(target, level) })
+    }
+
     /// The verdict.
     pub fn outcome(&self) -> Outcome {
         Outcome::of(&self.findings)
@@ -172,80 +226,101 @@ impl Verified {
 /// [`ErrorKind::NotFound`] when there is no such model. Damage is a finding, not an error.
 pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<Verified> {
     let target = require(store, &options.name)?;
-    let mut verified = Verified {
-        digest: target.digest,
-        level: options.level,
-        findings: Vec::new(),
-        blobs: 0,
-        not_checked: Vec::new(),
-    };
     let manifest = match store.manifest(&target) {
         Ok((manifest, _)) => manifest,
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            verified.findings.push(Finding::of(error)?);
-            verified.not_checked = Level::ALL[1..].to_vec();
-            return Ok(verified);
-        }
-        Err(error) => return Err(error),
+        Err(error) => return Verified::unreadable(&target, options.level, error),
     };
-    verified.blobs = 1 + manifest.blobs().count() as u64;
-    let model = Model { store, target: &target, manifest: &manifest, threads: options.threads, progress };
-    for level in Level::ALL {
-        if level > options.level || verified.outcome() != Outcome::Ok {
-            verified.not_checked.push(level);
-            continue;
-        }
-        let found = match level {
-            Level::Structure => model.structure(),
-            Level::Digests => model.digests(),
-            Level::Tensors => model.tensors(),
-            Level::Rebuild => model.rebuild(options),
-        };
-        let findings = found.or_else(|error| Finding::of(error).map(|finding| vec![finding]))?;
-        if findings.iter().any(|finding| finding.outcome == Outcome::CouldNotCheck) {
-            verified.not_checked.push(level);
-        }
-        verified.findings.extend(findings);
-    }
-    Ok(verified)
+    let places = Places { store: Some(store.clone()), ..options.places.clone() };
+    let options = &Options { places, ..options.clone() };
+    let (target, manifest, streams) = (&target, &manifest, options.threads);
+    Model { held: store, notes: Some(store), target, manifest, options, streams, progress }.verify()
 }
 
-struct Model<'a> {
-    store: &'a Store,
-    target: &'a Descriptor,
-    manifest: &'a Manifest,
-    threads: usize,
-    progress: &'a Progress,
+/// A model that is verified.
+pub(super) struct Model<'a> {
+    pub(super) held: &'a dyn Held,
+    /// The store that keeps how far a run came.
+    pub(super) notes: Option<&'a Store>,
+    pub(super) target: &'a Descriptor,
+    pub(super) manifest: &'a Manifest,
+    pub(super) options: &'a Options,
+    /// How many blobs are looked at or read at once.
+    pub(super) streams: usize,
+    pub(super) progress: &'a Progress,
 }
 
 impl Model<'_> {
-    fn structure(&self) -> Result<Vec<Finding>> {
-        let mut findings = Vec::new();
-        for blob in self.manifest.blobs() {
-            let path = self.store.blob_path(&blob.digest);
-            let damage = match std::fs::symlink_metadata(&path) {
-                Ok(metadata) if metadata.is_file() && metadata.len() == blob.size => continue,
-                Ok(metadata) => Damage::Size { actual: metadata.len() },
-                Err(_) => Damage::Missing,
+    pub(super) fn verify(&self) -> Result<Verified> {
+        let blobs = 1 + self.manifest.blobs().count() as u64;
+        let mut verified = Verified { blobs, ..Verified::nothing(self.target, self.options.level) };
+        for level in Level::ALL {
+            if level > self.options.level || verified.outcome() != Outcome::Ok {
+                verified.not_checked.push(level);
+                continue;
+            }
+            let found = match level {
+                Level::Structure => self.structure(),
+                Level::Digests => {
+                    verified.left_out =
+                        self.manifest.blobs().filter(|blob| !self.options.portion.includes(blob)).count() as u64;
+                    self.digests()
+                }
+                Level::Tensors => self.tensors(),
+                Level::Rebuild => self.rebuild(),
             };
-            findings.push(damaged(blob, damage));
+            let findings = found.or_else(|error| Finding::of(error).map(|finding| vec![finding]))?;
+            if findings.iter().any(|finding| finding.outcome == Outcome::CouldNotCheck) {
+                verified.not_checked.push(level);
+            }
+            verified.findings.extend(findings);
         }
-        Ok(findings)
+        Ok(verified)
+    }
+
+    fn structure(&self) -> Result<Vec<Finding>> {
+        let blobs: Vec<&Descriptor> = self.manifest.blobs().collect();
+        let looked = parallel::each(&blobs, self.streams, |blob| self.held.look(blob))?;
+        Ok(looked.into_iter().flatten().collect())
     }
 
     fn digests(&self) -> Result<Vec<Finding>> {
-        let blobs: Vec<&Descriptor> = self.manifest.blobs().collect();
-        let bytes = self.manifest.total_size();
+        let Options { portion, sound, .. } = self.options;
+        let all = portion.of(self.manifest);
+        let mut round =
+            self.notes.filter(|_| portion.until.is_some()).map(|store| (store, Round::of(store, &self.target.digest)));
+        let after = round.as_ref().and_then(|(_, round)| round.after);
+        let blobs: Vec<&Descriptor> = all.iter().filter(|blob| Some(blob.digest) > after).copied().collect();
+        let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
         self.progress.report(Event::Started { task: "verify", blobs: blobs.len() as u64, bytes });
-        let checked = parallel::each(&blobs, self.threads, |blob| self.store.check(blob, self.progress))?;
-        let damage = blobs.iter().zip(checked).filter_map(|(blob, checked)| Some(damaged(blob, checked.err()?)));
-        Ok(damage.collect())
+        let checked = parallel::each(&blobs, self.streams, |blob| {
+            if sound.has(&blob.digest) {
+                self.progress.advance(blob.size);
+                return Ok(Some(None));
+            }
+            if portion.is_over() && blob.digest != blobs[0].digest {
+                return Ok(None);
+            }
+            let found = self.held.check(blob, self.progress)?;
+            if found.is_none() {
+                sound.add(blob.digest);
+            }
+            Ok(Some(found))
+        })?;
+        let left = checked.iter().filter(|checked| checked.is_none()).count();
+        if let Some((store, round)) = &mut round {
+            let read = checked.iter().position(Option::is_none).unwrap_or(blobs.len());
+            round.advance(blobs[..read].last().map(|blob| blob.digest), left == 0);
+            // Where it cannot be kept, the next run begins where this one did.
+            let _ = round.keep(store, &self.target.digest);
+        }
+        let findings = checked.into_iter().flatten().flatten();
+        Ok(findings.chain((left > 0).then(|| unread(left, all.len()))).collect())
     }
 
     /// Every tensor layer parses, is in canonical form, and holds the arrays that the lock names; the
     /// lock's tensors agree with the config.
     fn tensors(&self) -> Result<Vec<Finding>> {
-        let Some(lock) = lock(self.store, self.manifest)? else {
+        let Some(lock) = lock(self.held, self.manifest)? else {
             return Ok(vec![Finding::new(
                 Outcome::CouldNotCheck,
                 "The model has no `kiln.lock`: which tensors it should have is not known",
@@ -280,7 +355,7 @@ impl Model<'_> {
     fn layer_agrees(&self, layer: &Descriptor, locked: &[&LockedTensor], profile: Profile) -> Result<()> {
         let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
         let name = quoted(&layer_name(layer));
-        let (header, stored) = read_header(self.store, layer)?;
+        let (header, stored) = self.held.header(layer)?;
         if profile == Profile::Hf {
             return Ok(()); // the form is the source's
         }
@@ -350,7 +425,7 @@ impl Model<'_> {
         let Some(layer) = self.manifest.layers.iter().find(|layer| layer_name(layer) == name) else {
             return Ok(vec![Finding::new(Outcome::Corrupt, format!("The model has no `{name}`"))]);
         };
-        let config = match parse_config(&self.store.read_blob(layer)?) {
+        let config = match parse_config(&self.held.read(layer)?) {
             Ok(config) if config.is_object() => config,
             _ => {
                 return Ok(vec![
@@ -365,33 +440,27 @@ impl Model<'_> {
     }
 
     /// Creates the model again in a throw-away store and compares.
-    fn rebuild(&self, options: &Options) -> Result<Vec<Finding>> {
-        let Options { source, draft, places, threads, .. } = options;
+    fn rebuild(&self) -> Result<Vec<Finding>> {
+        let Options { source, draft, places, threads, .. } = self.options;
         let named = Named { source: source.as_deref(), draft: draft.as_deref() };
-        let again = Again::plan(self.store, self.target, self.manifest, named, places, *threads, self.progress)?;
+        let again = Again::plan(self.held, self.target, self.manifest, named, places, *threads, self.progress)?;
         let place = tempfile::Builder::new().prefix("kiln-rebuild-").tempdir().map_err(|cause| {
             Error::new(ErrorKind::Store, "Could not make a directory for the re-creation").caused_by(cause)
         })?;
         let store = Store::open(place.path())?;
         let import = store.begin_import()?;
         let dialect = Dialect::of(self.manifest);
-        let built = create::build(&again.prepared, dialect, options.threads, &import, self.progress)
+        let built = create::build(&again.prepared, dialect, *threads, &import, self.progress)
             .map_err(|error| again.failed(error))?;
-        import.commit(&options.name, &built.manifest)?;
+        import.commit(&self.options.name.without_digest(), &built.manifest)?;
         if built.manifest.digest == self.target.digest {
             return Ok(Vec::new());
         }
         let (manifest, _) = store.manifest(&built.manifest)?;
-        let (ours, again) = (Side::new(self.store, self.manifest), Side::new(&store, &manifest));
+        let published = self.held.in_store(&store)?;
+        let (ours, again) = (Side::new(&published, self.manifest), Side::new(&store, &manifest));
         Ok(explain::compare(&ours, &again, Between::Rebuild, *threads, &Progress::silent())?.findings)
     }
-}
-
-/// The finding that a stored blob is not what it should be.
-pub(super) fn damaged(blob: &Descriptor, damage: Damage) -> Finding {
-    let whose = blob.layer_name().map_or_else(|| blob.media_type.to_string(), |_| layer_name(blob));
-    let message = format!("The blob `{}` of {} {damage}", blob.digest, quoted(&whose));
-    Finding::new(Outcome::Corrupt, message).in_layer(blob)
 }
 
 /// The layer that these locked tensors describe, as a plan would have it.

@@ -28,3 +28,5 @@ mod shell;
 mod sources;
 mod transfer;
 mod verify;
+mod verify_elsewhere;
+mod verify_parts;

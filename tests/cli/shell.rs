@@ -86,7 +86,7 @@ fn help_names_every_command() {
       push         Push a model to a registry
       pull         Pull a model from a registry
       copy         Copy a model from one registry to another
-      verify       Verify a stored model
+      verify       Verify a model of the store, or of a registry
       crosscheck   Compare a stored model with what MLX makes of its source
       diff         Compare two models
       list         List the models in the store [alias: ls]

@@ -21,23 +21,29 @@ fn verdict(run: &Run) -> Value {
 #[test]
 fn help_says_what_it_takes() {
     assert_snapshot!(help("verify"), @r"
-    Verify a stored model
+    Verify a model of the store, or of a registry
 
-    Usage: kiln verify [OPTIONS] <NAME>
+    Usage: kiln verify [OPTIONS] [NAME]
 
     Arguments:
-      <NAME>  The model's name in the store
+      [NAME]  The model's name in the store, or its reference at a registry
 
     Options:
-          --repair           Bring what is damaged again: from a registry that had it, or from the
-                             source
-          --from <STORE>     A store that may have it, asked first for a repair
-          --level <LEVEL>    How far to go [default: tensors, or rebuild with --source or --draft]
-                             [possible values: structure, digests, tensors, rebuild]
-          --source <SOURCE>  What to rebuild it from, as in `kiln create` [default: what it was created
-                             from]
-          --draft <DIR>      The draft's checkpoint to rebuild from [default: where it was created from]
-      -h, --help             Print help (see more with '--help')
+          --all                     Every model of the store
+          --remote                  The model at the registry, whatever the store has
+          --repair                  Bring what is damaged again: from a registry that had it, or from
+                                    the source
+          --from <STORE>            A store that may have it, asked first for a repair
+          --level <LEVEL>           How far to go [default: tensors; rebuild with --source or --draft;
+                                    digests for a part] [possible values: structure, digests, tensors,
+                                    rebuild]
+          --sample <N/T>            Read only a part of the blobs: the Nth of T that together are all
+          --max-duration <SECONDS>  Read for so many seconds, and next time go on from there
+          --source <SOURCE>         What to rebuild it from, as in `kiln create` [default: what it was
+                                    created from]
+          --draft <DIR>             The draft's checkpoint to rebuild from [default: where it was
+                                    created from]
+      -h, --help                    Print help (see more with '--help')
 
     Registry options: …
 
@@ -49,6 +55,8 @@ fn help_says_what_it_takes() {
       kiln verify llama:int4 --source ./Llama-3.1-8B
       kiln verify llama:int4 --level rebuild --json
       kiln verify llama:int4 --repair
+      kiln verify registry.example/team/llama:int4
+      kiln verify --all --max-duration 600
 
     Exit codes:
       0  everything asked for was checked and holds
