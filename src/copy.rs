@@ -64,7 +64,7 @@ pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
 ) -> Result<CopyReport> {
     let (target, manifest) = resolve(source, from).await?;
     to.require_agreement(&target.digest)?;
-    let blobs = distinct_blobs(&Manifest::parse(&manifest)?, progress)?;
+    let blobs = distinct(Manifest::parse(&manifest)?.blobs(), progress)?;
     let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.descriptor.size));
     progress.report(Event::Started { task: direction.task(), blobs: blobs.len() as u64, bytes });
 
@@ -83,8 +83,28 @@ pub async fn copy<S: Fetch + Refs, D: Push + Refs>(
     Ok(CopyReport::new(target.digest, blobs.iter().map(|blob| (blob.gauge.counts().passed.len(), outcome(blob)))))
 }
 
+/// Brings `blobs`, which are of the model `from` in `source`, to `destination`, and gives them no name.
+///
+/// # Errors
+/// As [`copy`], for blobs.
+pub async fn bring<S: Fetch, D: Push>(
+    direction: Direction,
+    source: &S,
+    from: &Reference,
+    blobs: impl IntoIterator<Item = &Descriptor>,
+    destination: &D,
+    concurrency: usize,
+    progress: &Progress,
+) -> Result<()> {
+    let blobs = distinct(blobs, progress)?;
+    Transfer { direction, source, from, destination, concurrency, progress }.blobs(&blobs).await.map(drop)
+}
+
 /// The manifest that `from` names, with bytes that are those of its digest.
-async fn resolve<S: Refs>(source: &S, from: &Reference) -> Result<(Descriptor, Bytes)> {
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Corrupt`] when its bytes are others.
+pub async fn resolve<S: Refs>(source: &S, from: &Reference) -> Result<(Descriptor, Bytes)> {
     let found = source.resolve(from).await?;
     let (target, manifest) =
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no model `{from}`")))?;
@@ -98,11 +118,11 @@ async fn resolve<S: Refs>(source: &S, from: &Reference) -> Result<(Descriptor, B
     Ok((target, manifest))
 }
 
-/// The blobs of `manifest` in its order, each once.
-fn distinct_blobs(manifest: &Manifest, progress: &Progress) -> Result<Vec<Blob>> {
+/// `descriptors` in their order, each once.
+fn distinct<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>, progress: &Progress) -> Result<Vec<Blob>> {
     let mut sizes = BTreeMap::new();
     let mut blobs = Vec::new();
-    for descriptor in manifest.blobs() {
+    for descriptor in descriptors {
         match sizes.insert(descriptor.digest, descriptor.size) {
             None => {
                 let gauge = Gauge { counts: Mutex::default(), progress: progress.clone() };

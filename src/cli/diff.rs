@@ -1,6 +1,9 @@
 //! `kiln diff`: what two models have in common, and how they differ.
 
-use std::path::PathBuf;
+mod page;
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,17 +11,21 @@ use serde_json::{Value, json};
 use super::Session;
 use super::exit::Exit;
 use super::output::{count, one_line, size, table};
+use super::transport::Traffic;
 use super::verify::{details, finding};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
 use crate::oci::{Descriptor, Reference};
-use crate::ops::diff::{Change, Diffed, LayerChange, Model, diff};
+use crate::ops::diff::{Change, Diffed, LayerChange, Model};
+use crate::ops::distant::{self, Compared};
 use crate::store::Store;
 
 const EXAMPLES: &str = "\
 Examples:
   kiln diff llama:int4 llama:int8
   kiln diff llama:int4 llama:int4 --store-b /mnt/other/kiln
+  kiln diff llama:int4 registry.example/team/llama:int4
+  kiln diff llama:int4 llama:int8 --html layers.html
   kiln diff llama:int4 llama:int8 --json
 
 Exit codes:
@@ -29,29 +36,40 @@ Exit codes:
 ///
 /// Says which layers they share, which were moved, which changed and which only one of them has, and explains
 /// the difference: tensors that were renamed or put in another order by what they hold, others by the part, the
-/// group and the values that differ, with a likely cause.
+/// group and the values that differ, with a likely cause. What the store does not have is read at the registry of its
+/// name, as far as it differs, and not kept.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Diff {
-    /// A model's name in the store
+    /// A model's name in the store, or its reference at a registry
     a: Reference,
-    /// Another model's name
+    /// Another model's
     b: Reference,
     /// The store that has B [default: the one that has A]
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     store_b: Option<PathBuf>,
+    /// A name with a host is meant at its registry, whatever the store has
+    #[arg(long)]
+    remote: bool,
+    /// Write a page that shows the layers of both
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    traffic: Traffic,
 }
 
 impl Diff {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let names = [self.a.clone(), self.b.clone()];
-        let diffed = session
-            .watched(move |session, progress| {
-                let ours = Model { store: session.open_store()?, name: self.a };
-                let store = self.store_b.map_or_else(|| Ok(ours.store.clone()), |root| open(&root))?;
-                diff(&[ours, Model { store, name: self.b }], session.settings.threads, progress)
-            })
-            .await?;
+        let (names, html) = ([self.a.clone(), self.b.clone()], self.html.clone());
+        let (access, threads) = (self.traffic.clone().access(session), session.settings.threads);
+        let models = session.blocking(|session| self.models(session)).await?;
+        let reporter = session.reporter();
+        let diffed = distant::diff(models, &access, threads, &reporter.progress()).await?;
+        drop(reporter);
+        if let Some(path) = html {
+            let page = page::page(&names, &diffed);
+            fs::write(&path, page).map_err(|cause| Error::io(ErrorKind::Unexpected, "write the page", &path, cause))?;
+        }
         if session.printer.is_json() {
             session.printer.object(&object(&names, &diffed));
         } else {
@@ -59,10 +77,28 @@ impl Diff {
         }
         Ok(if diffed.is_same() { Exit::Done } else { Exit::NotReproduced })
     }
+
+    fn models(self, session: &Session) -> Result<[Compared; 2]> {
+        let store = session.places()?.store;
+        let other = self.store_b.as_deref().map(open).transpose()?.or_else(|| store.clone());
+        let model = |store: Option<Store>, name: Reference| {
+            let is_distant = name.host().is_some() && (self.remote || !has(store.as_ref(), &name)?);
+            Ok::<_, Error>(match store {
+                Some(store) if !is_distant => Compared::Here(Model { store, name }),
+                None if !is_distant => Compared::Here(Model { store: session.open_store()?, name }),
+                _ => Compared::There(name),
+            })
+        };
+        Ok([model(store, self.a)?, model(other, self.b)?])
+    }
+}
+
+fn has(store: Option<&Store>, name: &Reference) -> Result<bool> {
+    Ok(store.map(|store| store.find(name)).transpose()?.flatten().is_some())
 }
 
 /// A store that is there: none is made to be compared with.
-fn open(root: &std::path::Path) -> Result<Store> {
+fn open(root: &Path) -> Result<Store> {
     Store::open_existing(root)?
         .ok_or_else(|| Error::new(ErrorKind::Input, format!("There is no store at `{}`", root.display())))
 }

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{CopyReport, Direction, distinct_blobs, resolve};
+use super::{CopyReport, Direction, distinct, resolve};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ pub async fn plan<S: Refs, D: Fetch + Refs>(
 ) -> Result<CopyPlan> {
     let (target, manifest) = resolve(source, from).await?;
     to.require_agreement(&target.digest)?;
-    let blobs = distinct_blobs(&Manifest::parse(&manifest)?, &Progress::silent())?;
+    let blobs = distinct(Manifest::parse(&manifest)?.blobs(), &Progress::silent())?;
     let replaces = match destination.resolve(to).await {
         // A push puts another one in its place.
         Err(damaged) if damaged.kind() == ErrorKind::Corrupt => None,

@@ -6,7 +6,7 @@ pub use super::explain::{Change, LayerChange};
 use super::inspect::find;
 use super::verify::{Finding, Outcome};
 use crate::error::Result;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -26,6 +26,8 @@ pub struct Diffed {
     pub digests: [Digest; 2],
     /// The first model's layers in its order, then those that only the second has.
     pub layers: Vec<LayerChange>,
+    /// The second model's layers in its order.
+    pub theirs: Vec<Descriptor>,
     /// How they differ; none when they are the same.
     pub findings: Vec<Finding>,
 }
@@ -51,12 +53,24 @@ impl Diffed {
 /// that has to be read is damaged.
 pub fn diff(models: &[Model; 2], threads: usize, progress: &Progress) -> Result<Diffed> {
     let [ours, theirs] = models;
-    let (target, manifest) = find(&ours.store, &ours.name)?;
-    let (other_target, other_manifest) = find(&theirs.store, &theirs.name)?;
+    let ((target, manifest), (other_target, other_manifest)) =
+        (find(&ours.store, &ours.name)?, find(&theirs.store, &theirs.name)?);
     let digests = [target.digest, other_target.digest];
     let (here, there) = (Side::new(&ours.store, &manifest), Side::new(&theirs.store, &other_manifest));
-    let comparison = compare(&here, &there, Between::Models, threads, progress)?;
-    let mut diffed = Diffed { digests, layers: comparison.layers, findings: comparison.findings };
+    against(digests, &here, &there, threads, progress)
+}
+
+/// Compares two models whose manifests have these digests.
+pub(super) fn against(
+    digests: [Digest; 2],
+    ours: &Side<'_>,
+    theirs: &Side<'_>,
+    threads: usize,
+    progress: &Progress,
+) -> Result<Diffed> {
+    let comparison = compare(ours, theirs, Between::Models, threads, progress)?;
+    let (layers, theirs, findings) = (comparison.layers, theirs.layers().to_vec(), comparison.findings);
+    let mut diffed = Diffed { digests, layers, theirs, findings };
     if !diffed.is_same() && diffed.findings.is_empty() {
         let message = "The manifests say the same in other bytes";
         diffed.findings.push(Finding::new(Outcome::NotReproduced, message));

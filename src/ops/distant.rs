@@ -1,22 +1,25 @@
-//! A model at a registry: read where it is, through requests that a thread waits for, and not kept.
+//! Models at registries, verified and compared where they are, and not kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 
+use super::diff::{self, Diffed, Model};
+use super::explain::Side;
 use super::held::{Held, parsed};
+use super::inspect::find;
 use super::transfer::Access;
-use super::verify::{Finding, Model, Options, Verified};
-use crate::copy::{Direction, copy};
+use super::verify::{self, Finding, Options, Verified};
+use crate::copy::{Direction, bring, copy, resolve};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Content, layer_name};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::registry::Remote;
 use crate::source::safetensors::{Header, data_start};
-use crate::storage::{Fetch as _, Refs as _, Verifier};
+use crate::storage::{Fetch as _, Verifier};
 use crate::store::{Damage, Store};
 
 /// The largest content that is read into memory as a whole, in bytes.
@@ -32,9 +35,7 @@ const MAX_HEADERS: usize = 256 << 20;
 pub async fn verify(options: Options, access: &Access, progress: &Progress) -> Result<Verified> {
     let name = &options.name;
     let remote = Remote::new(name, access.keychain.clone(), &access.options)?;
-    let found = remote.resolve(name).await?;
-    let (target, bytes) =
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no model `{name}`")))?;
+    let (target, bytes) = resolve(&remote, name).await?;
     let manifest = match Manifest::parse(&bytes) {
         Ok(manifest) => manifest,
         Err(error) => return Verified::unreadable(&target, options.level, error),
@@ -43,10 +44,80 @@ pub async fn verify(options: Options, access: &Access, progress: &Progress) -> R
     let (held, streams, progress) = (Distant::new(remote, pinned), access.options.concurrency, progress.clone());
     let work = move || {
         let (target, manifest, options, progress) = (&target, &manifest, &options, &progress);
-        Model { held: &held, notes: None, target, manifest, options, streams, progress }.verify()
+        verify::Model { held: &held, notes: None, target, manifest, options, streams, progress }.verify()
     };
     let finished = tokio::task::spawn_blocking(work).await;
     finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
+}
+
+/// A model to be compared.
+#[derive(Clone, Debug)]
+pub enum Compared {
+    /// In a store.
+    Here(Model),
+    /// At its registry.
+    There(Reference),
+}
+
+/// Compares two models, of which one or both are at registries. What both have is not brought from there, and nothing
+/// of the rest is kept.
+///
+/// # Errors
+/// As [`diff::diff`] and [`verify`].
+pub async fn diff(models: [Compared; 2], access: &Access, threads: usize, progress: &Progress) -> Result<Diffed> {
+    let place = tempfile::Builder::new().prefix("kiln-diff-").tempdir().map_err(|cause| {
+        Error::new(ErrorKind::Store, "Could not make a directory for the comparison").caused_by(cause)
+    })?;
+    let brought = Store::open(place.path())?;
+    let [ours, theirs] = models;
+    let (ours, theirs) = (Opened::new(ours, &brought, access).await?, Opened::new(theirs, &brought, access).await?);
+    ours.bring_unlike(&theirs, access, progress).await?;
+    theirs.bring_unlike(&ours, access, progress).await?;
+    let progress = progress.clone();
+    let work = move || {
+        let (here, there) = (Side::new(&ours.store, &ours.manifest), Side::new(&theirs.store, &theirs.manifest));
+        diff::against([ours.digest, theirs.digest], &here, &there, threads, &progress)
+    };
+    let finished = tokio::task::spawn_blocking(work).await;
+    finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
+}
+
+/// A model that is compared.
+struct Opened {
+    /// The store that has what is read of it.
+    store: Store,
+    digest: Digest,
+    manifest: Manifest,
+    /// Where the rest of it is.
+    remote: Option<(Remote, Reference)>,
+}
+
+impl Opened {
+    async fn new(model: Compared, brought: &Store, access: &Access) -> Result<Self> {
+        match model {
+            Compared::Here(Model { store, name }) => {
+                let (target, manifest) = find(&store, &name)?;
+                Ok(Self { store, digest: target.digest, manifest, remote: None })
+            }
+            Compared::There(name) => {
+                let remote = Remote::new(&name, access.keychain.clone(), &access.options)?;
+                let (target, bytes) = resolve(&remote, &name).await?;
+                let (store, manifest) = (brought.clone(), Manifest::parse(&bytes)?);
+                Ok(Self { store, digest: target.digest, manifest, remote: Some((remote, name)) })
+            }
+        }
+    }
+
+    /// Brings what `other` has not, and the lock, which is asked for causes.
+    async fn bring_unlike(&self, other: &Self, access: &Access, progress: &Progress) -> Result<()> {
+        let Some((remote, name)) = &self.remote else { return Ok(()) };
+        let shared: BTreeSet<Digest> = other.manifest.blobs().map(|blob| blob.digest).collect();
+        let is_read = |blob: &&Descriptor| !shared.contains(&blob.digest) || Content::of(blob) == Content::Lock;
+        let wanted: Vec<&Descriptor> = self.manifest.blobs().filter(is_read).collect();
+        let bytes = wanted.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+        progress.report(Event::Started { task: "pull", blobs: wanted.len() as u64, bytes });
+        bring(Direction::Pull, remote, name, wanted, &self.store, access.options.concurrency, progress).await
+    }
 }
 
 /// A model at a registry, seen from a thread that may wait.

