@@ -1,13 +1,13 @@
 //! How bytes get a name: a file is written under `ingest/`, made durable, and renamed to its place.
 //! Nothing in the store is ever written in any other way, so no name ever shows half a file.
 
-use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::disk::{Disk, Handle};
 use super::failed;
 use crate::error::Result;
 
@@ -19,7 +19,6 @@ const FILE_MODE: u32 = 0o644;
 /// A file under `ingest/` that is being written. Dropping it removes it, unless it is to be gone on with.
 #[derive(Debug)]
 pub(super) struct Draft {
-    file: File,
     mode: u32,
     temporary: Temporary,
 }
@@ -30,7 +29,7 @@ pub(super) struct Sealed(Temporary);
 
 #[derive(Debug)]
 struct Temporary {
-    path: PathBuf,
+    file: Handle,
     /// Whether the file is elsewhere by now, so that the path may be another process's, or is to be gone on with.
     stays: bool,
 }
@@ -39,19 +38,19 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.stays {
             // Nothing to tell anyone: what stays behind is swept by the next gc.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.file.remove();
         }
     }
 }
 
 impl Draft {
     /// An empty file in `ingest` that will have `mode`, whatever the umask says.
-    pub(super) fn create(ingest: &Path, mode: u32) -> Result<Self> {
+    pub(super) fn create(disk: &Disk, ingest: &Path, mode: u32) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
             let path = ingest.join(format!("{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => return Ok(Self { file, mode, temporary: Temporary { path, stays: false } }),
+            match disk.create(&path, 0o600) {
+                Ok(file) => return Ok(Self { mode, temporary: Temporary { file, stays: false } }),
                 // Left by a process that had this number before, here or in another container.
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(cause) => return Err(failed("create a file", &path, cause)),
@@ -59,9 +58,9 @@ impl Draft {
         }
     }
 
-    /// The file that is open as `file` at `path`.
-    pub(super) fn resume(file: File, path: PathBuf, mode: u32) -> Self {
-        Self { file, mode, temporary: Temporary { path, stays: true } }
+    /// The file that is open as `file`, and will have `mode`.
+    pub(super) fn resume(file: Handle, mode: u32) -> Self {
+        Self { mode, temporary: Temporary { file, stays: true } }
     }
 
     /// Says whether the file stays when this is dropped, to be gone on with.
@@ -71,54 +70,54 @@ impl Draft {
 
     /// Where the file is for now.
     pub(super) fn path(&self) -> &Path {
-        &self.temporary.path
+        self.temporary.file.path()
     }
 
     /// Fills `bytes` with what is there from `offset` on.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(bytes, offset)
+        self.temporary.file.file().read_exact_at(bytes, offset)
     }
 
     /// Waits until what was written is on disk. A failure is as final as that of [`Draft::seal`].
     pub(super) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|cause| failed("write to disk", self.path(), cause))
+        self.temporary.file.sync().map_err(|cause| failed("write to disk", self.path(), cause))
     }
 
     /// Writes `bytes` at `offset`.
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|cause| failed("write", self.path(), cause))
+        self.temporary.file.write_at(bytes, offset).map_err(|cause| failed("write", self.path(), cause))
     }
 
     /// Drops what is behind the first `length` bytes.
     pub(super) fn truncate(&self, length: u64) -> Result<()> {
-        self.file.set_len(length).map_err(|cause| failed("write", self.path(), cause))
+        self.temporary.file.set_length(length).map_err(|cause| failed("write", self.path(), cause))
     }
 
     /// Sets the mode and waits until the content is on disk. A failed fsync is final: the kernel
     /// forgets the pages it could not write, so a second fsync that succeeds would prove nothing.
     pub(super) fn seal(self) -> Result<Sealed> {
-        self.file
-            .set_permissions(Permissions::from_mode(self.mode))
-            .and_then(|()| self.file.sync_all())
-            .map_err(|cause| failed("write to disk", &self.temporary.path, cause))?;
+        let file = &self.temporary.file;
+        file.set_mode(self.mode)
+            .and_then(|()| file.sync())
+            .map_err(|cause| failed("write to disk", file.path(), cause))?;
         Ok(Sealed(self.temporary))
     }
 }
 
 impl Write for Draft {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.temporary.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.temporary.file.flush()
     }
 }
 
 impl Sealed {
     /// Where the file is for now.
     pub(super) fn path(&self) -> &Path {
-        &self.0.path
+        self.0.file.path()
     }
 }
 
@@ -134,52 +133,59 @@ pub(super) fn is_draft_name(name: &str) -> bool {
 /// refusing: only bytes that were just hashed to the name come here, so at worst two writers
 /// replace each other's equal bytes, while a file that was truncated or zeroed is healed. Whoever
 /// reads the old file goes on reading it.
-pub(super) fn publish(directory: &Path, files: impl IntoIterator<Item = (Sealed, String)>) -> Result<()> {
+pub(super) fn publish(disk: &Disk, directory: &Path, files: impl IntoIterator<Item = (Sealed, String)>) -> Result<()> {
     for (mut sealed, name) in files {
         let target = directory.join(name);
-        fs::rename(sealed.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
+        disk.rename(sealed.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
         sealed.0.stays = true;
     }
-    sync_directory(directory)
+    sync_directory(disk, directory)
 }
 
 /// Waits until the names in `directory` are on disk.
-pub(super) fn sync_directory(directory: &Path) -> Result<()> {
-    File::open(directory)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|cause| failed("write to disk", directory, cause))
+pub(super) fn sync_directory(disk: &Disk, directory: &Path) -> Result<()> {
+    disk.sync_directory(directory).map_err(|cause| failed("write to disk", directory, cause))
 }
 
 /// Writes a whole small file that may be replaced again as `name` in `directory`.
-pub(super) fn replace(ingest: &Path, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    publish_bytes(ingest, directory, name, bytes, FILE_MODE)
+pub(super) fn replace(disk: &Disk, ingest: &Path, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    publish_bytes(disk, ingest, directory, name, bytes, FILE_MODE)
 }
 
 /// Writes a whole small file of `mode` as `name` in `directory`.
-pub(super) fn publish_bytes(ingest: &Path, directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    let mut draft = Draft::create(ingest, mode)?;
+pub(super) fn publish_bytes(
+    disk: &Disk,
+    ingest: &Path,
+    directory: &Path,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<()> {
+    let mut draft = Draft::create(disk, ingest, mode)?;
     draft.write_all(bytes).map_err(|cause| failed("write", draft.path(), cause))?;
-    publish(directory, [(draft.seal()?, name.to_owned())])
+    publish(disk, directory, [(draft.seal()?, name.to_owned())])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn a_draft_leaves_nothing_unless_it_is_published() {
-        let root = tempfile::tempdir().unwrap();
+        let (root, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let count = || fs::read_dir(root.path()).unwrap().count();
-        let mut draft = Draft::create(root.path(), BLOB_MODE).unwrap();
+        let mut draft = Draft::create(&disk, root.path(), BLOB_MODE).unwrap();
         draft.write_all(b"half").unwrap();
         assert!(is_draft_name(draft.path().file_name().unwrap().to_str().unwrap()));
         assert_eq!(count(), 1);
         drop(draft);
         assert_eq!(count(), 0);
-        drop(Draft::create(root.path(), BLOB_MODE).unwrap().seal().unwrap());
+        drop(Draft::create(&disk, root.path(), BLOB_MODE).unwrap().seal().unwrap());
         assert_eq!(count(), 0);
-        replace(root.path(), root.path(), "index", b"1").unwrap();
-        replace(root.path(), root.path(), "index", b"2").unwrap();
+        replace(&disk, root.path(), root.path(), "index", b"1").unwrap();
+        replace(&disk, root.path(), root.path(), "index", b"2").unwrap();
         assert_eq!((count(), fs::read(root.path().join("index")).unwrap()), (1, b"2".to_vec()));
     }
 

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
+use super::disk::Disk;
 use super::durable::{is_draft_name, sync_directory};
 use super::layout::Layout;
 use super::lock::Lock;
@@ -53,28 +54,36 @@ impl Store {
     /// [`crate::ErrorKind::Corrupt`] when a manifest or the index cannot be read: then nothing is
     /// removed.
     pub fn gc(root: &Path, dry_run: bool) -> Result<GcReport> {
-        Self::gc_within(root, dry_run, PATIENCE)
+        Self::gc_on(Disk::default(), root, dry_run)
     }
 
-    fn gc_within(root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
-        let layout = Layout::open(root)?;
-        let lock = if dry_run { Lock::shared } else { Lock::exclusive }(&layout.store_lock(), patience)?;
+    /// As [`Store::gc`], on a file system that is watched.
+    ///
+    /// # Errors
+    /// As [`Store::gc`].
+    pub fn gc_on(disk: Disk, root: &Path, dry_run: bool) -> Result<GcReport> {
+        Self::gc_within(disk, root, dry_run, PATIENCE)
+    }
+
+    fn gc_within(disk: Disk, root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
+        let layout = Layout::open(disk, root)?;
+        let lock = if dry_run { Lock::shared } else { Lock::exclusive }(layout.disk(), &layout.store_lock(), patience)?;
         let store = Self { layout: Arc::new(layout), _lock: Arc::new(lock) };
         if !dry_run {
             // A name removed by a process that died before its fsync must not come back after its
             // content is gone.
-            sync_directory(root)?;
+            sync_directory(store.layout.disk(), root)?;
         }
         let Marked { manifests, blobs } = store.mark()?;
 
         let mut blob_files = Vec::new();
         for algorithm in Algorithm::ALL {
             if store.layout.blobs_of(algorithm).symlink_metadata().is_ok() {
-                blob_files.push((algorithm, Swept::open(root, &["blobs", algorithm.as_str()])?));
+                blob_files.push((algorithm, Swept::open(store.layout.disk(), root, &["blobs", algorithm.as_str()])?));
             }
         }
-        let drafts = Swept::open(root, &["ingest"])?;
-        let notes = Swept::open(root, &["notes"])?;
+        let drafts = Swept::open(store.layout.disk(), root, &["ingest"])?;
+        let notes = Swept::open(store.layout.disk(), root, &["notes"])?;
 
         let mut report = GcReport::default();
         for (algorithm, files) in blob_files {
@@ -113,7 +122,7 @@ impl Store {
         }
         // What is remembered of a push that is this old, no registry remembers.
         if root.join("uploads").is_dir() {
-            let uploads = Swept::open(root, &["uploads"])?;
+            let uploads = Swept::open(store.layout.disk(), root, &["uploads"])?;
             for Found { name, size, .. } in uploads.files()?.into_iter().filter(|file| file.modified < since) {
                 uploads.remove(&name, dry_run)?;
                 report.unfinished += 1;
@@ -134,12 +143,12 @@ impl Store {
     /// # Errors
     /// As [`Store::gc`], but for the store being in use.
     pub fn remove_blob(&self, digest: &Digest) -> Result<Removal> {
-        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
         if self.mark()?.blobs.contains(digest) {
             return Ok(Removal::Needed);
         }
         let path = self.blob_path(digest);
-        match std::fs::remove_file(&path) {
+        match self.layout.disk().remove(&path) {
             Ok(()) => Ok(Removal::Removed),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Removal::Absent),
             Err(cause) => Err(failed("remove", &path, cause)),
@@ -187,13 +196,14 @@ struct Found {
 /// A directory of the store in which files are removed, held by handle: nothing that happens to its
 /// path can lead the sweep elsewhere.
 struct Swept {
+    disk: Disk,
     path: PathBuf,
     handle: OwnedFd,
 }
 
 impl Swept {
     /// Opens `root`, then each of `below` in turn, none of which may be a symlink.
-    fn open(root: &Path, below: &[&str]) -> Result<Self> {
+    fn open(disk: &Disk, root: &Path, below: &[&str]) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut path = root.to_owned();
         let mut handle = rustix::fs::open(root, flags, Mode::empty())
@@ -203,7 +213,7 @@ impl Swept {
             handle = openat(&handle, *name, flags | OFlags::NOFOLLOW, Mode::empty())
                 .map_err(|cause| failed("open the directory", &path, cause.into()))?;
         }
-        Ok(Self { path, handle })
+        Ok(Self { disk: disk.clone(), path, handle })
     }
 
     /// The regular files with names in UTF-8, sorted.
@@ -235,8 +245,9 @@ impl Swept {
         if dry_run {
             return Ok(());
         }
-        unlinkat(&self.handle, name, AtFlags::empty())
-            .map_err(|cause| failed("remove", &self.path.join(name), cause.into()))
+        self.disk
+            .remove_at(&self.handle, &self.path, name)
+            .map_err(|cause| failed("remove", &self.path.join(name), cause))
     }
 }
 
@@ -252,17 +263,23 @@ mod tests {
     fn nobody_uses_the_store_while_it_is_swept() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let in_use = Store::gc_within(directory.path(), false, BRIEFLY).unwrap_err();
+        let in_use = Store::gc_within(Disk::default(), directory.path(), false, BRIEFLY).unwrap_err();
         assert_eq!(in_use.kind(), ErrorKind::Store);
         assert!(in_use.to_string().contains("locked"), "{in_use}");
-        assert!(Store::gc_within(directory.path(), true, BRIEFLY).is_ok(), "a dry run shares");
+        assert!(Store::gc_within(Disk::default(), directory.path(), true, BRIEFLY).is_ok(), "a dry run shares");
         drop(store);
 
-        let sweeping = Lock::exclusive(&directory.path().join("locks/store"), BRIEFLY).unwrap();
-        assert_eq!(Store::open_within(directory.path(), BRIEFLY).unwrap_err().kind(), ErrorKind::Store);
-        assert_eq!(Store::gc_within(directory.path(), true, BRIEFLY).unwrap_err().kind(), ErrorKind::Store);
+        let sweeping = Lock::exclusive(&Disk::default(), &directory.path().join("locks/store"), BRIEFLY).unwrap();
+        assert_eq!(
+            Store::open_within(Disk::default(), directory.path(), BRIEFLY).unwrap_err().kind(),
+            ErrorKind::Store
+        );
+        assert_eq!(
+            Store::gc_within(Disk::default(), directory.path(), true, BRIEFLY).unwrap_err().kind(),
+            ErrorKind::Store
+        );
         drop(sweeping);
-        assert!(Store::open_within(directory.path(), BRIEFLY).is_ok());
+        assert!(Store::open_within(Disk::default(), directory.path(), BRIEFLY).is_ok());
     }
 
     #[test]
@@ -271,7 +288,7 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         let clone = store.clone();
         std::thread::scope(|scope| {
-            let collection = scope.spawn(|| Store::gc_within(directory.path(), false, LONG));
+            let collection = scope.spawn(|| Store::gc_within(Disk::default(), directory.path(), false, LONG));
             drop(store);
             std::thread::sleep(BRIEFLY);
             assert!(!collection.is_finished(), "a clone is a user too");

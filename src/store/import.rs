@@ -78,7 +78,7 @@ impl Import<'_> {
         media_type: MediaType,
         write: impl FnOnce(&mut dyn Write) -> Result<T>,
     ) -> Result<(Descriptor, T)> {
-        let draft = Draft::create(&self.store.layout.ingest(), BLOB_MODE)?;
+        let draft = Draft::create(self.store.layout.disk(), &self.store.layout.ingest(), BLOB_MODE)?;
         let hashed = Hashed { draft, hasher: Hasher::default(), written: 0, failure: None };
         let mut writer = BufWriter::with_capacity(BUFFER, hashed);
         let outcome = write(&mut writer);
@@ -117,7 +117,7 @@ impl Import<'_> {
     pub fn keep(self, wanted: &[Descriptor]) -> Result<()> {
         let mut staged = self.staged.into_inner().unwrap_or_else(PoisonError::into_inner);
         let found = wanted.iter().filter_map(|blob| Some((staged.remove(&blob.digest)?.file?, blob.digest.hex())));
-        publish(&self.store.layout.blobs(), found)
+        publish(self.store.layout.disk(), &self.store.layout.blobs(), found)
     }
 
     /// Publishes every staged blob, then the staged `manifest`, then points `reference` at it.
@@ -162,7 +162,7 @@ impl Import<'_> {
                     }
                 }
             }
-            publish(&store.layout.blobs(), files)
+            publish(store.layout.disk(), &store.layout.blobs(), files)
         };
         publish_all(staged)?;
         publish_all(BTreeMap::from([(manifest.digest, staged_manifest)]))?;

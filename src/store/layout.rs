@@ -2,14 +2,14 @@
 //! store only when `kiln.json` says so; it is the last file written when a store is created.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::durable::{replace, sync_directory};
 use super::failed;
 use super::lock::Lock;
@@ -32,6 +32,7 @@ const DIRECTORIES: [&str; 5] = ["blobs", "blobs/sha256", "ingest", "quarantine",
 #[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    disk: Disk,
 }
 
 /// `kiln.json`: what a program must know to use the store.
@@ -48,8 +49,8 @@ struct Format {
 
 impl Layout {
     /// The store at `root`, created when there is nothing.
-    pub(super) fn open_or_create(root: &Path, patience: Duration) -> Result<Self> {
-        let layout = Self { root: root.to_owned() };
+    pub(super) fn open_or_create(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
+        let layout = Self { root: root.to_owned(), disk };
         if !Self::is_at(root)? {
             layout.create(patience)?;
         }
@@ -58,8 +59,8 @@ impl Layout {
     }
 
     /// The store at `root`, which must be one.
-    pub(super) fn open(root: &Path) -> Result<Self> {
-        let layout = Self { root: root.to_owned() };
+    pub(super) fn open(disk: Disk, root: &Path) -> Result<Self> {
+        let layout = Self { root: root.to_owned(), disk };
         if !Self::is_at(root)? {
             return Err(not_a_store(root));
         }
@@ -69,6 +70,10 @@ impl Layout {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// Where kiln's own blobs are.
@@ -90,8 +95,8 @@ impl Layout {
     pub(super) fn blobs_for(&self, digest: &Digest) -> Result<PathBuf> {
         let directory = self.blobs_of(digest.algorithm());
         if !directory.is_dir() {
-            make_directory(&directory)?;
-            sync_directory(&self.root.join("blobs"))?;
+            self.make_directory(&directory)?;
+            sync_directory(&self.disk, &self.root.join("blobs"))?;
         }
         Ok(directory)
     }
@@ -115,14 +120,14 @@ impl Layout {
     /// Where what is remembered of uploads is; the directory comes with the first of them.
     pub(super) fn uploads(&self) -> Result<PathBuf> {
         let directory = self.root.join("uploads");
-        make_directory(&directory)?;
+        self.make_directory(&directory)?;
         Ok(directory)
     }
 
     /// Where what is remembered of registries is; as [`Layout::uploads`].
     pub(super) fn registries(&self) -> Result<PathBuf> {
         let directory = self.root.join("registries");
-        make_directory(&directory)?;
+        self.make_directory(&directory)?;
         Ok(directory)
     }
 
@@ -151,26 +156,26 @@ impl Layout {
         if let Some(parent) = self.root.parent() {
             fs::create_dir_all(parent).map_err(|cause| failed("create the directory", parent, cause))?;
         }
-        let is_new = make_directory(&self.root)?;
-        make_directory(&self.root.join(LOCKS))?;
-        let _lock = Lock::exclusive(&self.refs_lock(), patience)?;
+        let is_new = self.make_directory(&self.root)?;
+        self.make_directory(&self.root.join(LOCKS))?;
+        let _lock = Lock::exclusive(&self.disk, &self.refs_lock(), patience)?;
         if Self::is_at(&self.root)? {
             return Ok(()); // by another process, while this one waited
         }
         for directory in DIRECTORIES {
-            make_directory(&self.root.join(directory))?;
+            self.make_directory(&self.root.join(directory))?;
         }
-        sync_directory(&self.root.join("blobs"))?;
+        sync_directory(&self.disk, &self.root.join("blobs"))?;
         let format = Format { format: FORMAT, compatible: BTreeSet::new(), incompatible: BTreeSet::new() };
         for (name, bytes) in [
             (LAYOUT_FILE, LAYOUT),
             (INDEX_FILE, &json::to_canonical(&Index::of(Vec::new()))),
             (FORMAT_FILE, &json::to_canonical(&format)),
         ] {
-            replace(&self.ingest(), &self.root, name, bytes)?;
+            replace(&self.disk, &self.ingest(), &self.root, name, bytes)?;
         }
         match self.root.parent() {
-            Some(parent) if is_new && !parent.as_os_str().is_empty() => sync_directory(parent),
+            Some(parent) if is_new && !parent.as_os_str().is_empty() => sync_directory(&self.disk, parent),
             _ => Ok(()),
         }
     }
@@ -191,6 +196,15 @@ impl Layout {
         let own = |name: &str| [LOCKS, LAYOUT_FILE, INDEX_FILE].contains(&name) || DIRECTORIES.contains(&name);
         Ok(names.is_empty()
             || names.iter().any(|name| name == LOCKS) && names.iter().all(|name| name.to_str().is_some_and(own)))
+    }
+
+    /// Makes a directory; one that is there is left as it is. Says whether it is new.
+    fn make_directory(&self, path: &Path) -> Result<bool> {
+        match self.disk.make_directory(path, 0o755) {
+            Ok(()) => Ok(true),
+            Err(_) if path.is_dir() => Ok(false),
+            Err(cause) => Err(failed("create the directory", path, cause)),
+        }
     }
 
     fn check_format(&self) -> Result<()> {
@@ -219,15 +233,4 @@ impl Layout {
 fn not_a_store(root: &Path) -> Error {
     Error::new(ErrorKind::Store, format!("Not a kiln store, and not empty: `{}`", root.display()))
         .hint("name a store, or a directory that is empty or absent, with `--store`")
-}
-
-/// Makes a directory whose mode no umask changes; one that is there is left as it is. Says whether it
-/// is new.
-fn make_directory(path: &Path) -> Result<bool> {
-    match fs::create_dir(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)).map(|()| true),
-        Err(_) if path.is_dir() => Ok(false),
-        Err(cause) => Err(cause),
-    }
-    .map_err(|cause| failed("create the directory", path, cause))
 }

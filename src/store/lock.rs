@@ -2,18 +2,21 @@
 //! is held while a small file is replaced. The kernel drops them with the process, so none is ever
 //! stale and none is ever broken; the files are never deleted.
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::disk::Disk;
 use super::failed;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest pause before a lock that is held elsewhere is tried again.
 const MAX_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whoever may read the store may lock it, whatever the umask says.
+const LOCK_MODE: u32 = 0o644;
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
@@ -25,8 +28,8 @@ pub(super) struct Lock {
 impl Lock {
     /// Holds `path` together with others. A read-only store that lost its lock file is not locked:
     /// nothing can be swept from it through this mount either.
-    pub(super) fn shared(path: &Path, patience: Duration) -> Result<Self> {
-        match open(path) {
+    pub(super) fn shared(disk: &Disk, path: &Path, patience: Duration) -> Result<Self> {
+        match open(disk, path) {
             Ok(file) => Self::wait(file, path, patience, File::try_lock_shared),
             Err(cause) if is_read_only(&cause) => Ok(Self { _file: None }),
             Err(cause) => Err(failed("open the lock", path, cause)),
@@ -34,8 +37,8 @@ impl Lock {
     }
 
     /// Holds `path` alone.
-    pub(super) fn exclusive(path: &Path, patience: Duration) -> Result<Self> {
-        let file = open(path).map_err(|cause| failed("open the lock", path, cause))?;
+    pub(super) fn exclusive(disk: &Disk, path: &Path, patience: Duration) -> Result<Self> {
+        let file = open(disk, path).map_err(|cause| failed("open the lock", path, cause))?;
         Self::wait(file, path, patience, File::try_lock)
     }
 
@@ -66,15 +69,16 @@ impl Lock {
 }
 
 /// Opens a lock file for writing, which an exclusive lock over NFS needs, else for reading.
-fn open(path: &Path) -> io::Result<File> {
-    match OpenOptions::new().read(true).write(true).open(path) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
-            file.set_permissions(Permissions::from_mode(0o644))?;
-            Ok(file)
+fn open(disk: &Disk, path: &Path) -> io::Result<File> {
+    match disk.open_or_create(path, LOCK_MODE) {
+        Ok((handle, is_new)) => {
+            if is_new {
+                handle.set_mode(LOCK_MODE)?;
+            }
+            Ok(handle.into_file())
         }
         Err(cause) if is_read_only(&cause) => File::open(path),
-        outcome => outcome,
+        Err(cause) => Err(cause),
     }
 }
 
@@ -88,28 +92,28 @@ mod tests {
 
     #[test]
     fn sharers_exclude_the_one_who_wants_it_alone() {
-        let directory = tempfile::tempdir().unwrap();
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let path = directory.path().join("lock");
         let brief = Duration::from_millis(50);
-        let first = Lock::shared(&path, brief).unwrap();
-        let second = Lock::shared(&path, brief).unwrap();
-        let error = Lock::exclusive(&path, brief).unwrap_err();
+        let first = Lock::shared(&disk, &path, brief).unwrap();
+        let second = Lock::shared(&disk, &path, brief).unwrap();
+        let error = Lock::exclusive(&disk, &path, brief).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Store);
         assert!(error.to_string().contains("locked"), "{error}");
         drop((first, second));
-        let alone = Lock::exclusive(&path, brief).unwrap();
-        assert!(Lock::shared(&path, brief).is_err());
+        let alone = Lock::exclusive(&disk, &path, brief).unwrap();
+        assert!(Lock::shared(&disk, &path, brief).is_err());
         drop(alone);
-        assert!(Lock::shared(&path, brief).is_ok());
+        assert!(Lock::shared(&disk, &path, brief).is_ok());
     }
 
     #[test]
     fn whoever_waits_gets_the_lock_when_it_is_free() {
-        let directory = tempfile::tempdir().unwrap();
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let path = directory.path().join("lock");
-        let alone = Lock::exclusive(&path, Duration::ZERO).unwrap();
+        let alone = Lock::exclusive(&disk, &path, Duration::ZERO).unwrap();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| Lock::shared(&path, Duration::from_secs(20)));
+            let waiting = scope.spawn(|| Lock::shared(&disk, &path, Duration::from_secs(20)));
             thread::sleep(Duration::from_millis(60));
             drop(alone);
             assert!(waiting.join().unwrap().is_ok());

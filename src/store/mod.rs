@@ -6,6 +6,7 @@
 //! directory is fsynced before anything points at it, and deletion goes the other way round.
 //! Existence is still not evidence: disks rot, and [`Store::check`] hashes.
 
+mod disk;
 mod durable;
 mod gc;
 mod import;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use disk::{Disk, Operation, Watch};
 pub use gc::GcReport;
 pub use import::{Import, ImportReport};
 pub use place::Link;
@@ -60,7 +62,15 @@ impl Store {
     /// [`ErrorKind::Store`] when `root` holds something else, was written by another version, cannot
     /// be created, or is locked by a `kiln gc` for longer than half a minute.
     pub fn open(root: &Path) -> Result<Self> {
-        Self::open_within(root, PATIENCE)
+        Self::open_on(Disk::default(), root)
+    }
+
+    /// As [`Store::open`], on a file system that is watched.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(disk: Disk, root: &Path) -> Result<Self> {
+        Self::open_within(disk, root, PATIENCE)
     }
 
     /// Opens the store at `root` when there is one; otherwise nothing is made.
@@ -71,9 +81,9 @@ impl Store {
         if Layout::is_at(root)? { Self::open(root).map(Some) } else { Ok(None) }
     }
 
-    fn open_within(root: &Path, patience: Duration) -> Result<Self> {
-        let layout = Layout::open_or_create(root, patience)?;
-        let lock = Lock::shared(&layout.store_lock(), patience)?;
+    fn open_within(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
+        let layout = Layout::open_or_create(disk, root, patience)?;
+        let lock = Lock::shared(layout.disk(), &layout.store_lock(), patience)?;
         Ok(Self { layout: Arc::new(layout), _lock: Arc::new(lock) })
     }
 

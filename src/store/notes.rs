@@ -16,7 +16,13 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Store`] when it cannot be written.
     pub fn set_note(&self, manifest: &Digest, note: &serde_json::Value) -> Result<()> {
-        replace(&self.layout.ingest(), &self.layout.notes(), &file_name(manifest), &json::to_canonical(note))
+        replace(
+            self.layout.disk(),
+            &self.layout.ingest(),
+            &self.layout.notes(),
+            &file_name(manifest),
+            &json::to_canonical(note),
+        )
     }
 
     /// The note kept with the manifest `manifest`.

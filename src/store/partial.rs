@@ -5,16 +5,16 @@
 //! content gets its name, so a record that lies costs another transfer and no more. Whoever writes to the file
 //! holds a kernel lock on it, which ends with the process.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::Read as _;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::durable::{BLOB_MODE, Draft, publish, replace};
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +49,7 @@ pub(super) enum Take {
 /// Content that is arriving, under a lock.
 pub(super) struct Partial {
     draft: Draft,
+    disk: Disk,
     ingest: PathBuf,
     /// The name of the record in `ingest`.
     record: String,
@@ -88,15 +89,9 @@ impl Store {
         let ingest = self.layout.ingest();
         let [content, record] = names(&expected.digest);
         let path = ingest.join(content);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(|cause| failed("open", &path, cause))?;
+        let disk = self.layout.disk().clone();
+        let (handle, _) = disk.open_or_create(&path, 0o600).map_err(|cause| failed("open", &path, cause))?;
+        let file = handle.file();
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(Take::Elsewhere),
@@ -110,7 +105,8 @@ impl Store {
             return Ok(Take::Elsewhere);
         }
         let mut partial = Partial {
-            draft: Draft::resume(file, path, BLOB_MODE),
+            draft: Draft::resume(handle, BLOB_MODE),
+            disk,
             ingest,
             record,
             there: Coverage::new(),
@@ -140,13 +136,13 @@ impl Store {
             partial.discard();
             return Err(wrong);
         }
-        let record = partial.ingest.join(&partial.record);
+        let (disk, record) = (partial.disk.clone(), partial.ingest.join(&partial.record));
         let Partial { mut draft, verifier, _lock, .. } = *partial;
         draft.stay(false);
         let digest = verifier.expected().digest;
-        publish(&self.layout.blobs_for(&digest)?, [(draft.seal()?, digest.hex())])?;
+        publish(&disk, &self.layout.blobs_for(&digest)?, [(draft.seal()?, digest.hex())])?;
         // One that stays is for no file; gc takes it.
-        let _ = fs::remove_file(record);
+        let _ = disk.remove(&record);
         Ok(None)
     }
 }
@@ -183,7 +179,7 @@ impl Partial {
         self.draft.sync().inspect_err(|_| self.draft.stay(false))?;
         let ranges = self.there.ranges().iter().map(|range| (range.start, range.end)).collect();
         let record = json::to_canonical(&Record { size: self.verifier.expected().size, ranges });
-        replace(&self.ingest, &self.ingest, &self.record, &record)?;
+        replace(&self.disk, &self.ingest, &self.ingest, &self.record, &record)?;
         self.draft.stay(true);
         (self.unsaved, self.saved_at) = (0, Instant::now());
         Ok(())
@@ -192,7 +188,7 @@ impl Partial {
     /// Throws away what has arrived.
     pub(super) fn discard(&mut self) {
         // Without its file a record counts for nothing.
-        let _ = fs::remove_file(self.ingest.join(&self.record));
+        let _ = self.disk.remove(&self.ingest.join(&self.record));
         self.draft.stay(false);
     }
 

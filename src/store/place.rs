@@ -1,7 +1,7 @@
 //! Laying content out as a file elsewhere: as a reflink or a hard link, which take no space, or as a copy.
 //! The bytes of the new file were hashed when it is done.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -78,17 +78,18 @@ impl Store {
     }
 
     fn lay(&self, content: &File, target: &Descriptor, path: &Path, way: Link) -> io::Result<()> {
+        let source = self.blob_path(&target.digest);
         if way == Link::Hard {
-            return fs::hard_link(self.blob_path(&target.digest), path);
+            return self.layout.disk().link(&source, path);
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        let filled = match way {
-            Link::Reflink => reflink(content, &file),
-            _ => io::copy(&mut &*content, &mut file).map(|_| ()),
-        };
-        filled.and_then(|()| file.sync_all()).inspect_err(|_| {
+        let file = self.layout.disk().create(path, 0o666)?;
+        let filled = file.fill(&source, |file| match way {
+            Link::Reflink => reflink(content, file),
+            _ => io::copy(&mut &*content, &mut &*file).map(|_| ()),
+        });
+        filled.and_then(|()| file.sync()).inspect_err(|_| {
             // The next way needs the name.
-            let _ = fs::remove_file(path);
+            let _ = file.remove();
         })
     }
 }

@@ -135,7 +135,7 @@ impl Store {
     pub fn quarantine(&self, digest: &Digest) -> Result<PathBuf> {
         let (from, aside) = (self.blob_path(digest), self.layout.quarantine());
         // Under the lock nobody else takes the first free name.
-        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
         let mut attempt = 0;
         let to = loop {
             let to = aside.join(format!("{}.{attempt}", digest.hex()));
@@ -145,14 +145,14 @@ impl Store {
                 Err(cause) => return Err(failed("look for", &to, cause)),
             }
         };
-        match std::fs::rename(&from, &to) {
+        match self.layout.disk().rename(&from, &to) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, format!("The content of `{digest}` is not in the store")))
             }
             Err(cause) => Err(failed("move aside", &from, cause)),
             Ok(()) => {
-                sync_directory(&aside)?;
-                sync_directory(&self.layout.blobs_for(digest)?)?;
+                sync_directory(self.layout.disk(), &aside)?;
+                sync_directory(self.layout.disk(), &self.layout.blobs_for(digest)?)?;
                 Ok(to)
             }
         }

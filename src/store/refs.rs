@@ -61,7 +61,7 @@ impl Store {
         // Content that was found present may have got its name a moment ago, from a process that died
         // before its own fsync.
         for directory in self.layout.blob_directories() {
-            sync_directory(&directory)?;
+            sync_directory(self.layout.disk(), &directory)?;
         }
         let name = name_of(reference);
         let mut entry = Descriptor { name: None, ..target.clone() };
@@ -132,13 +132,13 @@ impl Store {
 
     /// Applies `change` to the index, and writes it when that says so.
     fn update_index(&self, change: impl FnOnce(&mut Index) -> Result<bool>) -> Result<()> {
-        let _lock = Lock::exclusive(&self.layout.refs_lock(), PATIENCE)?;
+        let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
         let mut index = self.index()?;
         if !change(&mut index)? {
             return Ok(());
         }
         index.manifests.sort_by(|left, right| ref_name(left).cmp(&ref_name(right)));
-        replace(&self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
+        replace(self.layout.disk(), &self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
     }
 }
 

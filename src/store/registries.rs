@@ -56,7 +56,13 @@ impl Store {
         let mut seen = self.seen(host);
         change(&mut seen);
         if let Ok(directory) = self.layout.registries() {
-            let _ = replace(&self.layout.ingest(), &directory, &file_name(host), &json::to_canonical(&seen));
+            let _ = replace(
+                self.layout.disk(),
+                &self.layout.ingest(),
+                &directory,
+                &file_name(host),
+                &json::to_canonical(&seen),
+            );
         }
     }
 

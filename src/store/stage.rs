@@ -32,7 +32,8 @@ impl Stage for Store {
     type Staged = StagedBlob;
 
     async fn stage(&self) -> Result<StagedBlob> {
-        let draft = self.blocking(|store| Draft::create(&store.layout.ingest(), BLOB_MODE)).await?;
+        let draft =
+            self.blocking(|store| Draft::create(store.layout.disk(), &store.layout.ingest(), BLOB_MODE)).await?;
         let blob = Some(Blob { draft, hasher: Hasher::default() });
         Ok(StagedBlob { store: self.clone(), blob, written: 0 })
     }
@@ -79,7 +80,7 @@ impl Staged for StagedBlob {
                 let message = format!("The content of `{digest}` has other bytes, of digest `{actual}`");
                 return Err(Error::new(ErrorKind::Corrupt, message));
             }
-            publish(&store.layout.blobs_for(&digest)?, [(draft.seal()?, digest.hex())])
+            publish(store.layout.disk(), &store.layout.blobs_for(&digest)?, [(draft.seal()?, digest.hex())])
         });
         publish.await
     }

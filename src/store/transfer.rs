@@ -84,7 +84,7 @@ impl Refs for Store {
             store.require_blobs(document.needs())?;
             if !store.holds(&target)? {
                 let (ingest, blobs) = (store.layout.ingest(), store.layout.blobs_for(&target.digest)?);
-                publish_bytes(&ingest, &blobs, &target.digest.hex(), &manifest, BLOB_MODE)?;
+                publish_bytes(store.layout.disk(), &ingest, &blobs, &target.digest.hex(), &manifest, BLOB_MODE)?;
             }
             store.set_ref_if(&reference, &target, || store.require_blobs(document.needs().chain([&target])))
         })

@@ -4,12 +4,12 @@
 //! A file is written in place, and not waited for: it is a hint, and half of one is none. Its address may
 //! let in whoever reads it, so nobody else can.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
 
 use super::Store;
+use super::disk::Handle;
 use crate::json;
 use crate::oci::Digest;
 use crate::storage::{Claim, Unfinished, Upload};
@@ -22,36 +22,35 @@ impl Unfinished for Store {
         let directory = self.layout.uploads().ok()?;
         let name = Digest::of(format!("{repository}@{digest}").as_bytes()).hex();
         let path = directory.join(name);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).ok()?;
+        let (record, _) = self.layout.disk().open_or_create(&path, 0o600).ok()?;
+        let file = record.file();
         file.try_lock().ok()?;
         // Another may have removed it between the two.
         let is_still_there = fs::symlink_metadata(&path).ok()?.ino() == file.metadata().ok()?.ino();
-        is_still_there.then(|| Box::new(Record { file, path, store: self.clone() }) as Box<dyn Claim>)
+        is_still_there.then(|| Box::new(Record { file: record, store: self.clone() }) as Box<dyn Claim>)
     }
 }
 
 /// A record, locked.
 struct Record {
-    file: File,
-    path: PathBuf,
+    file: Handle,
     /// Keeps gc away, which would remove the file under its lock.
     store: Store,
 }
 
 impl Record {
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        self.file.rewind()?;
-        self.file.set_len(0)?;
-        self.file.write_all(text)
+        self.file.set_length(0)?;
+        self.file.write_at(text, 0)
     }
 }
 
 impl Claim for Record {
     fn read(&mut self) -> Option<Upload> {
         let mut text = Vec::new();
-        self.file.rewind().ok()?;
-        (&self.file).take(MAX_SIZE).read_to_end(&mut text).ok()?;
+        let mut file = self.file.file();
+        file.rewind().ok()?;
+        file.take(MAX_SIZE).read_to_end(&mut text).ok()?;
         json::parse_as(&text).ok()
     }
 
@@ -63,15 +62,15 @@ impl Claim for Record {
     }
 
     fn forget(&mut self) {
-        let _ = self.file.set_len(0);
+        let _ = self.file.set_length(0);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let _open = &self.store;
-        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            let _ = fs::remove_file(&self.path);
+        if self.file.file().metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            let _ = self.file.remove();
         }
     }
 }
