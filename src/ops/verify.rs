@@ -449,8 +449,9 @@ impl Model<'_> {
         })?;
         let store = Store::open(place.path())?;
         let import = store.begin_import()?;
-        let dialect = Dialect::of(self.manifest);
-        let built = create::build(&again.prepared, dialect, *threads, &import, self.progress)
+        // Not as many threads as a creation with the same settings had: how many there are must not show.
+        let (dialect, other) = (Dialect::of(self.manifest), threads + 1);
+        let built = create::build(&again.prepared, dialect, other, &import, self.progress)
             .map_err(|error| again.failed(error))?;
         import.commit(&self.options.name.without_digest(), &built.manifest)?;
         if built.manifest.digest == self.target.digest {
