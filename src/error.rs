@@ -24,6 +24,8 @@ pub enum ErrorKind {
     NotReproduced,
     /// The question could not be answered: the source is gone, the numerics unknown.
     CouldNotCheck,
+    /// A signature or a statement that was asked for is missing, wrong, or of somebody who is not trusted.
+    NotTrusted,
     /// The checkpoint, or another input file, is damaged or not supported.
     Input,
     /// The registry wants other credentials.

@@ -18,6 +18,7 @@ mod progress;
 pub mod quant;
 pub mod registry;
 pub mod serve;
+pub mod signing;
 pub mod source;
 pub mod storage;
 pub mod store;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::settings::variable;
 use super::{
     attach, checkout, create, crosscheck, demo, diff, exit, export, families, inspect, login, names, remote, serve,
-    shell, transfer, verify,
+    shell, sign, transfer, verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -110,6 +110,8 @@ pub(super) enum Command {
     Families(families::Families),
     Attach(attach::Attach),
     Referrers(attach::Referrers),
+    Sign(sign::Sign),
+    Attest(sign::Attest),
     Tags(remote::Tags),
     Catalog(remote::Catalog),
     Tag(names::Tag),
@@ -175,6 +177,7 @@ impl ValueEnum for Level {
             Self::Digests => "every blob has the bytes its digest promises",
             Self::Tensors => "every tensor is there in the form that lock and config say",
             Self::Rebuild => "creating the model again from its source gives the same bytes",
+            Self::Trust => "the levels up to tensors, and a signature of somebody who is trusted",
         };
         Some(PossibleValue::new(self.name()).help(promise))
     }

@@ -30,6 +30,8 @@ pub(super) enum Exit {
     Registry = 8,
     /// The store is full, locked, unwritable or of another version.
     Store = 9,
+    /// A signature that was asked for is missing, wrong, or of somebody who is not trusted.
+    NotTrusted = 10,
     /// It was interrupted; 128 and the number of SIGINT, as shells have it.
     Interrupted = 130,
     /// It was terminated; 128 and the number of SIGTERM.
@@ -49,6 +51,7 @@ Exit codes:
     7  not authorized
     8  registry or network
     9  store: full, locked or unwritable
+   10  not trusted: a signature is missing, wrong, or of nobody who is trusted
   130  interrupted";
 
 impl Exit {
@@ -71,6 +74,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Unauthorized => Self::Unauthorized,
             ErrorKind::Registry => Self::Registry,
             ErrorKind::Store => Self::Store,
+            ErrorKind::NotTrusted => Self::NotTrusted,
         }
     }
 }
@@ -81,6 +85,7 @@ impl From<Outcome> for Exit {
             Outcome::Ok => Self::Done,
             Outcome::CouldNotCheck => Self::CouldNotCheck,
             Outcome::NotReproduced => Self::NotReproduced,
+            Outcome::NotTrusted => Self::NotTrusted,
             Outcome::Corrupt => Self::Corrupt,
         }
     }
@@ -109,6 +114,7 @@ mod tests {
             (ErrorKind::Unauthorized, 7),
             (ErrorKind::Registry, 8),
             (ErrorKind::Store, 9),
+            (ErrorKind::NotTrusted, 10),
         ] {
             assert_eq!(Exit::from(kind).code(), code, "{kind:?}");
         }
@@ -116,9 +122,13 @@ mod tests {
 
     #[test]
     fn every_verdict_has_its_code() {
-        for (outcome, code) in
-            [(Outcome::Ok, 0), (Outcome::Corrupt, 3), (Outcome::NotReproduced, 4), (Outcome::CouldNotCheck, 5)]
-        {
+        for (outcome, code) in [
+            (Outcome::Ok, 0),
+            (Outcome::Corrupt, 3),
+            (Outcome::NotReproduced, 4),
+            (Outcome::CouldNotCheck, 5),
+            (Outcome::NotTrusted, 10),
+        ] {
             assert_eq!(Exit::from(outcome).code(), code, "{outcome:?}");
         }
     }
@@ -127,6 +137,6 @@ mod tests {
     fn the_help_names_every_code_once() {
         let listed: Vec<u8> =
             TABLE.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
-        assert_eq!(listed, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130]);
+        assert_eq!(listed, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]);
     }
 }

@@ -26,8 +26,10 @@ mod remote;
 mod serve;
 mod settings;
 mod shell;
+mod sign;
 mod transfer;
 mod transport;
+mod trust;
 mod verify;
 
 use std::ffi::OsString;
@@ -154,6 +156,8 @@ impl Session {
             Command::Export(export) => export.run(self).await,
             Command::Families(families) => families.run(self),
             Command::Attach(attach) => attach.run(self).await,
+            Command::Sign(sign) => sign.run(self).await,
+            Command::Attest(attest) => attest.run(self).await,
             Command::Referrers(referrers) => referrers.run(self).await,
             Command::Tags(tags) => tags.run(self).await,
             Command::Catalog(catalog) => catalog.run(self).await,

@@ -188,6 +188,13 @@ impl Settings {
         self.places.hub()
     }
 
+    /// The policy of whom to trust, beside the configuration file; `None` when there is none.
+    pub(super) fn trust_policy(&self) -> Option<PathBuf> {
+        let named = self.places.config.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let directory = named.or_else(|| Some(self.places.config_home()?.join("kiln")))?;
+        Some(directory.join("trust.toml")).filter(|policy| policy.is_file())
+    }
+
     /// The key that Ollama's registry knows the user by; `None` when there is no home directory to look in.
     pub(super) fn ollama_key(&self) -> Option<PathBuf> {
         Some(self.places.home.as_deref()?.join(".ollama/id_ed25519"))

@@ -11,6 +11,7 @@ use super::Session;
 use super::exit::Exit;
 use super::output::{count, one_line};
 use super::transport::Traffic;
+use super::trust::{Asking, Trusting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
 use crate::oci::Reference;
@@ -29,12 +30,14 @@ Examples:
   kiln verify llama:int4 --repair
   kiln verify registry.example/team/llama:int4
   kiln verify --all --max-duration 600
+  kiln verify registry.example/team/llama:int4 --key release.pub.pem
 
 Exit codes:
   0  everything asked for was checked and holds
   3  corrupt
   4  not reproduced
-  5  could not check";
+  5  could not check
+  10 not trusted";
 
 /// Verify a model of the store, or of a registry
 ///
@@ -75,6 +78,8 @@ pub(super) struct Verify {
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     draft: Option<PathBuf>,
     #[command(flatten)]
+    trust: Trusting,
+    #[command(flatten)]
     traffic: Traffic,
 }
 
@@ -83,6 +88,7 @@ impl Verify {
         let until = self.max_duration.map(|seconds| Instant::now() + Duration::from_secs(seconds.get().into()));
         let portion = Portion { sample: self.sample, until };
         let (level, access) = (self.level(&portion)?, self.traffic.clone().access(session));
+        let asking = self.trust.begin(session, self.level == Some(Level::Trust)).await?;
         let names = match &self.name {
             Some(name) => vec![name.clone()],
             None => session.blocking(|session| longest_unread(&session.open_store()?)).await?,
@@ -103,7 +109,7 @@ impl Verify {
                 places: session.blocking(Session::places).await?,
                 threads: session.settings.threads,
             };
-            worst = worst.max(self.one(session, options, &access).await?);
+            worst = worst.max(self.one(session, options, &asking, &access).await?);
             verified += 1;
         }
         if self.all {
@@ -114,19 +120,27 @@ impl Verify {
     }
 
     /// Verifies one model, and repairs it.
-    async fn one(&self, session: &Session, options: verify::Options, access: &Access) -> Result<Outcome> {
+    async fn one(
+        &self,
+        session: &Session,
+        options: verify::Options,
+        asking: &Asking,
+        access: &Access,
+    ) -> Result<Outcome> {
         let (name, repair) = (options.name.clone(), self.mend(&options));
-        let verified = if self.is_elsewhere(session, &options).await? {
+        let mut verified = if self.is_elsewhere(session, &options).await? {
             let reporter = session.reporter();
             distant::verify(options, access, &reporter.progress()).await?
         } else {
             session.watched(move |session, progress| verify::verify(&session.open_store()?, &options, progress)).await?
         };
+        let trust = asking.ask(&name, &mut verified, access).await?;
         if session.printer.is_json() {
-            session.printer.object(&object(&name, &verified));
+            session.printer.object(&trust.object(object(&name, &verified)));
         } else {
-            session.printer.data(drawn(&name, &verified));
+            session.printer.data(drawn(&name, &verified, &trust.lines()));
         }
+        asking.attest(session, &name, &verified, access).await?;
         if let Some(options) = repair.filter(|_| verified.outcome() == Outcome::Corrupt) {
             let store = session.blocking(Session::open_store).await?;
             let reporter = session.reporter();
@@ -142,7 +156,8 @@ impl Verify {
     }
 
     fn level(&self, portion: &Portion) -> Result<Level> {
-        let named = [("--source", self.source.is_some()), ("--draft", self.draft.is_some())];
+        let attests = self.trust.attests();
+        let named = [("--source", self.source.is_some()), ("--draft", self.draft.is_some()), ("--attest", attests)];
         let source = named.into_iter().find(|(_, is_named)| *is_named).map(|(option, _)| option);
         let part = (!portion.is_whole()).then_some("--sample` and `--max-duration");
         let implied = match (source, part) {
@@ -150,7 +165,8 @@ impl Verify {
             (Some(_), None) => Level::Rebuild,
             (None, None) => Level::Tensors,
         };
-        let level = self.level.unwrap_or(implied);
+        // Trust asks for no more than there is without it.
+        let level = self.level.filter(|level| *level != Level::Trust).unwrap_or(implied);
         let is_wrong = |what: &str, whose: &str| {
             let message = format!("`{what}` {whose}, and the level is `{}`", level.name());
             Err(Error::new(ErrorKind::Usage, message).hint("leave `--level` out"))
@@ -341,10 +357,11 @@ fn promise(level: Level) -> &'static str {
         Level::Digests => "every blob has the bytes its digest promises",
         Level::Tensors => "every tensor is in the form that lock and config say",
         Level::Rebuild => "creating it again from its source gives the same bytes",
+        Level::Trust => "somebody who is trusted stands for it",
     }
 }
 
-fn drawn(name: &Reference, verified: &Verified) -> String {
+fn drawn(name: &Reference, verified: &Verified, trust: &[String]) -> String {
     let mut lines = vec![format!("{name} {}", verified.digest)];
     let checked = Level::ALL.iter().filter(|level| !verified.not_checked.contains(level)).map(|level| level.name());
     let checked: Vec<&str> = checked.collect();
@@ -355,6 +372,7 @@ fn drawn(name: &Reference, verified: &Verified) -> String {
     if verified.left_out > 0 {
         lines.push(format!("not checked: {} of other samples", count(verified.left_out, "blob")));
     }
+    lines.extend_from_slice(trust);
     for level in &verified.not_checked {
         lines.push(format!("not checked: {} ({})", level.name(), promise(*level)));
     }

@@ -3,20 +3,28 @@
 
 mod artifact;
 mod docker;
+mod envelope;
 mod file;
 mod lock;
 mod modelfile;
 mod modelpack;
 mod ollama;
+mod provenance;
+mod statement;
 mod version;
 
 use std::str::FromStr;
 
 pub use artifact::{EMPTY, artifact, empty};
+pub use envelope::{Bundle, Envelope};
 pub use file::{FilePath, files, paths, shard_index};
 pub use lock::{EPOCH, Lock, LockedDraft, LockedModelfile, LockedPacked, LockedSource, LockedTensor, SCHEMA_VERSION};
 pub use modelfile::{Modelfile, Names, Setting};
 pub use ollama::{DraftConfig, ModelConfig};
+pub use provenance::{
+    BuildDefinition, Builder, Dependency, DraftParameters, Metadata, Parameters, Provenance, RunDetails, Svr, Verifier,
+};
+pub use statement::{Statement, Subject};
 pub use version::Version;
 
 use crate::error::{Error, ErrorKind, Result, quoted};

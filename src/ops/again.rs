@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::create::{self, Prepared};
 use super::held::Held;
 use super::inspect::lock;
+use super::provenance::{self, Note};
 use super::source::{Places, Source};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Content, EPOCH, Lock, LockedModelfile, Modelfile, Names, Setting};
@@ -55,15 +56,11 @@ impl Again {
                 quoted(&lock.profile)
             )));
         };
-        let find = |path: Option<&Path>, key: &str| {
-            let remembered = || {
-                let note = places.store.as_ref()?.note(&target.digest).ok().flatten()?;
-                note.get(key).and_then(serde_json::Value::as_str).map(PathBuf::from)
-            };
-            path.map(Path::to_owned).or_else(remembered)
-        };
-        let source = find(named.source, "source")
-            .ok_or_else(|| unchecked("The source is not known here: name it with `--source`".to_owned()))?;
+        let note = places.store.as_ref().and_then(|store| Note::read(store, &target.digest).ok().flatten());
+        let note = note.unwrap_or_default();
+        let source = named.source.map(Path::to_owned).or_else(|| note.find_source(places, progress));
+        let source =
+            source.ok_or_else(|| unchecked("The source is not known here: name it with `--source`".to_owned()))?;
         let request = request(&lock, profile)
             .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
         let mut prepared = Source::find(&source, places)
@@ -71,7 +68,8 @@ impl Again {
             .map_err(|cause| unusable(&source, cause))?;
         prepared.modelfile = Modelfile::default();
         if let Some(locked) = &lock.draft {
-            let draft = find(named.draft, "draft").ok_or_else(|| {
+            let draft = named.draft.map(Path::to_owned).or_else(|| note.draft.as_deref().map(PathBuf::from));
+            let draft = draft.ok_or_else(|| {
                 unchecked("The source of the draft is not known here: name it with `--draft DIR`".to_owned())
             })?;
             let scheme = locked.scheme.as_deref().map(str::parse).transpose();
@@ -82,6 +80,16 @@ impl Again {
             prepared
                 .add_modelfile(modelfile)
                 .map_err(|cause| unchecked("The model cannot be made by this kiln".to_owned()).caused_by(cause))?;
+        }
+        if let Some(files) = &note.files {
+            let checked = provenance::check_files(files, &prepared, threads, progress);
+            match checked {
+                // Another place was named: what is in it decides, and the lock says whether it is the same.
+                Err(error) if named.source.is_some() && error.kind() == ErrorKind::CouldNotCheck => {
+                    progress.note(format!("{}: the lock decides whether its tensors are the same", error.chain()));
+                }
+                checked => checked.map_err(|cause| unusable(&source, cause))?,
+            }
         }
         Ok(Self { lock, prepared, source })
     }

@@ -69,6 +69,13 @@ impl Blob {
         Self { descriptor: Descriptor::of(media_type, &content), content: Content::Bytes(content) }
     }
 
+    /// The same with an annotation.
+    #[must_use]
+    pub fn annotated(mut self, key: &str, value: &str) -> Self {
+        self.descriptor.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     /// The content of a file, which has to stay as it is until it is attached. The blob has the file's name.
     ///
     /// # Errors

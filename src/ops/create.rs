@@ -2,10 +2,9 @@
 
 use std::io::Write;
 
-use serde_json::json;
-
 use super::additions::{lock_draft, lock_modelfile};
 use super::parallel;
+use super::provenance::Run;
 pub use super::republish::Republished;
 use super::source::Source;
 
@@ -173,10 +172,11 @@ impl Prepared {
             return Err(Error::new(ErrorKind::Usage, message).hint("leave `--dialect` out, or name another profile"));
         }
         self.notes().iter().for_each(|note| progress.note(note));
+        let run = Run::begin();
         let import = store.begin_import()?;
         let built = build(self, options.dialect, options.threads, &import, progress)?;
         let report = import.commit(&options.name, &built.manifest)?;
-        store.set_note(&built.manifest.digest, &self.provenance())?;
+        run.note(self).write(store, &built.manifest.digest)?;
         Ok(Created {
             digest: built.manifest.digest,
             layers: built.layers.len() as u64,
@@ -187,24 +187,6 @@ impl Prepared {
                 .as_ref()
                 .map(|published| Republished::new(self.source.to_string(), &published.layers, &built.layers, self)),
         })
-    }
-
-    /// What the store remembers about this run: where the sources lay. Never part of a digest.
-    fn provenance(&self) -> serde_json::Value {
-        let root = |part: &Part| {
-            let root = part.checkpoint.root();
-            json!(std::path::absolute(root).unwrap_or_else(|_| root.to_owned()))
-        };
-        let source = match &self.source {
-            // The snapshot, when it is an entry of a cache: what is downloaded later is another one.
-            Source::Directory(_) => root(&self.model),
-            other => json!(other.to_string()),
-        };
-        let mut note = json!({ "kiln": env!("CARGO_PKG_VERSION"), "source": source });
-        if let Some(draft) = &self.draft {
-            note["draft"] = root(draft);
-        }
-        note
     }
 }
 

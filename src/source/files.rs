@@ -102,6 +102,11 @@ impl Opened {
         self.stamp.size
     }
 
+    /// When it changed last: seconds and nanoseconds since 1970.
+    pub(super) fn changed(&self) -> (i64, i64) {
+        self.stamp.changed
+    }
+
     /// Fills `buffer` from `offset` on. Safe from several threads at once.
     ///
     /// # Errors

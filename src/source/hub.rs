@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::directory::Listing;
-use super::is_printable;
+use super::{HubOrigin, is_printable};
 use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// The revision that is meant when none is named.
@@ -43,6 +43,17 @@ const ENTRY: &str = "models--";
 /// Whether a directory of this name is an entry of a cache.
 pub(super) fn is_entry(name: &str) -> bool {
     name.starts_with(ENTRY)
+}
+
+/// The repository and the commit that a directory is the snapshot of, as its path tells.
+pub(super) fn origin(snapshot: &Path) -> Option<HubOrigin> {
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    let snapshots = snapshot.parent()?;
+    let (revision, entry) = (name(snapshot)?, name(snapshots.parent()?)?);
+    let repository = entry.strip_prefix(ENTRY)?.replace("--", "/");
+    let is_commit = revision.len() == 40 && revision.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_snapshot = name(snapshots)? == "snapshots" && is_commit && is_repository(&repository);
+    is_snapshot.then_some(HubOrigin { repository, revision })
 }
 
 /// The snapshot of the cache entry that `revision` names; without one that of `main`, or the only one.
@@ -122,6 +133,24 @@ mod tests {
             fs::write(entry.join("refs").join(name), format!("{commit}\n")).unwrap();
         }
         cache
+    }
+
+    #[test]
+    fn a_snapshot_tells_its_repository_and_its_commit() {
+        let commit = "0123456789".repeat(4);
+        let path = |text: &str| PathBuf::from(text.replace("COMMIT", &commit));
+        let found = origin(&path("/cache/models--acme--tiny/snapshots/COMMIT")).unwrap();
+        assert_eq!(found, HubOrigin { repository: "acme/tiny".to_owned(), revision: commit.clone() });
+        for odd in [
+            "/cache/models--acme--tiny/snapshots/main",
+            "/cache/models--acme--tiny/COMMIT",
+            "/cache/datasets--acme--tiny/snapshots/COMMIT",
+            "/cache/models--a--b--c/snapshots/COMMIT",
+            "/COMMIT",
+            "/",
+        ] {
+            assert_eq!(origin(&path(odd)), None, "{odd}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod dtype;
 mod files;
 mod hub;
 mod index;
+mod record;
 pub mod safetensors;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ pub use config::parse as parse_config;
 pub use dtype::Dtype;
 pub use hub::{hub_snapshot, is_repository};
 pub use index::{Index, parse_index};
+pub use record::{HubOrigin, SourceFile};
 
 use crate::error::{self, Error, ErrorKind, Result, quoted};
 use crate::progress::Progress;

@@ -27,6 +27,7 @@ mod serve;
 mod shell;
 mod sources;
 mod transfer;
+mod trust;
 mod verify;
 mod verify_elsewhere;
 mod verify_parts;

@@ -43,6 +43,7 @@ fn what_is_damaged_is_created_again_from_the_source() {
     not checked: digests (every blob has the bytes its digest promises)
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: corrupt
     repaired: lm_head.weight from its source
     repaired: model.norm.weight from its source
@@ -116,6 +117,7 @@ fn where_nothing_helps_it_is_said_what_was_tried() {
     not checked: digests (every blob has the bytes its digest promises)
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: corrupt
     no help: nowhere: There is no store at `nowhere`
     no help: its source: The source `[PLACE]/checkpoint` cannot be used: There is no checkpoint at `[PLACE]/checkpoint`: No such file or directory (os error 2)

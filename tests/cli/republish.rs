@@ -316,6 +316,7 @@ fn an_older_model_is_pulled_checked_listed_and_served_as_it_is() {
     could-not-check: The model has no `kiln.lock`: which tensors it should have is not known
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: could-not-check
     --- stderr ---
     verify: 19 blobs, [SIZE]
@@ -365,6 +366,7 @@ fn a_source_that_was_named_anew_cannot_be_checked_against() {
     checked: structure, digests, tensors (21 blobs)
     could-not-check: The source `ref:old:latest@sha256:[DIGEST]` cannot be used: No model is named `old:latest@sha256:[DIGEST]`
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: could-not-check
     --- stderr ---
     verify: 20 blobs, [SIZE]

@@ -5,8 +5,9 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 27] = [
     "attach",
+    "attest",
     "catalog",
     "checkout",
     "completions",
@@ -28,6 +29,7 @@ const COMMANDS: [&str; 25] = [
     "rm",
     "serve",
     "show",
+    "sign",
     "tag",
     "tags",
     "verify",
@@ -96,6 +98,8 @@ fn help_names_every_command() {
       families     List the model families that kiln knows
       attach       Attach files to a model in a registry
       referrers    List what is attached to a model in a registry
+      sign         Sign a model in a registry
+      attest       State how a model was made
       tags         List the tags of a repository in a registry
       catalog      List the repositories of a registry
       tag          Give a model another name

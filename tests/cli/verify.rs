@@ -36,7 +36,7 @@ fn help_says_what_it_takes() {
           --from <STORE>            A store that may have it, asked first for a repair
           --level <LEVEL>           How far to go [default: tensors; rebuild with --source or --draft;
                                     digests for a part] [possible values: structure, digests, tensors,
-                                    rebuild]
+                                    rebuild, trust]
           --sample <N/T>            Read only a part of the blobs: the Nth of T that together are all
           --max-duration <SECONDS>  Read for so many seconds, and next time go on from there
           --source <SOURCE>         What to rebuild it from, as in `kiln create` [default: what it was
@@ -57,12 +57,14 @@ fn help_says_what_it_takes() {
       kiln verify llama:int4 --repair
       kiln verify registry.example/team/llama:int4
       kiln verify --all --max-duration 600
+      kiln verify registry.example/team/llama:int4 --key release.pub.pem
 
     Exit codes:
       0  everything asked for was checked and holds
       3  corrupt
       4  not reproduced
       5  could not check
+      10 not trusted
     ");
 }
 
@@ -75,6 +77,7 @@ fn a_sound_model_is_checked_as_far_as_asked() {
     demo:int4 sha256:[DIGEST]
     checked: structure, digests, tensors (23 blobs)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: ok
     --- stderr ---
     verify: 22 blobs, [SIZE]
@@ -87,6 +90,7 @@ fn a_sound_model_is_checked_as_far_as_asked() {
     not checked: digests (every blob has the bytes its digest promises)
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: ok
     --- stderr ---
     ");
@@ -95,6 +99,7 @@ fn a_sound_model_is_checked_as_far_as_asked() {
     --- stdout ---
     demo:int4 sha256:[DIGEST]
     checked: structure, digests, tensors, rebuild (23 blobs)
+    not checked: trust (somebody who is trusted stands for it)
     result: ok
     --- stderr ---
     verify: 22 blobs, [SIZE]
@@ -103,7 +108,7 @@ fn a_sound_model_is_checked_as_far_as_asked() {
     let verified = verdict(place.kiln("verify demo:int4 --json").expect(0));
     assert_eq!(verified["result"], "ok");
     assert_eq!(verified["level"], "tensors");
-    assert_eq!(verified["notChecked"], json!(["rebuild"]));
+    assert_eq!(verified["notChecked"], json!(["rebuild", "trust"]));
     assert_eq!(verified["findings"], json!([]));
     assert_eq!(verified["digest"], place.digest("show demo:int4"));
 }
@@ -116,7 +121,7 @@ fn a_rebuild_finds_the_checkpoint_where_it_was() {
     let run = place.kiln("verify demo:int4 --level rebuild --json");
     let verified = verdict(run.expect(5));
     assert_eq!(verified["result"], "could-not-check");
-    assert_eq!(verified["notChecked"], json!(["rebuild"]));
+    assert_eq!(verified["notChecked"], json!(["rebuild", "trust"]));
     place.kiln("verify demo:int4 --source moved").expect(0);
 }
 
@@ -134,6 +139,7 @@ fn a_flipped_bit_is_found_and_nothing_says_that_all_is_well() {
       layer: lm_head.weight
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: corrupt
     --- stderr ---
     verify: 22 blobs, [SIZE]
@@ -159,7 +165,7 @@ fn a_missing_blob_and_a_truncated_one_are_corrupt() {
         change(&place.blob(&place.layer("model.norm.weight")));
         let verified = verdict(place.kiln("verify demo:int4 --level structure --json").expect(3));
         assert_eq!(verified["findings"][0]["layer"], "model.norm.weight");
-        assert_eq!(verified["notChecked"], json!(["digests", "tensors", "rebuild"]));
+        assert_eq!(verified["notChecked"], json!(["digests", "tensors", "rebuild", "trust"]));
     }
 }
 
@@ -193,6 +199,7 @@ fn a_source_that_cannot_be_used_is_no_verdict_on_the_model() {
     checked: structure, digests, tensors (23 blobs)
     could-not-check: The source `nowhere` cannot be used: There is no checkpoint at `nowhere`, and no model of that name in the store
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: could-not-check
     --- stderr ---
     verify: 22 blobs, [SIZE]

@@ -37,6 +37,7 @@ fn what_a_sample_leaves_out_is_said() {
     not checked: 15 blobs of other samples
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: ok
     --- stderr ---
     verify: 7 blobs, [SIZE]
@@ -64,7 +65,7 @@ fn what_a_sample_leaves_out_is_said() {
 fn when_all_was_read_is_noted_beside_the_source() {
     let place = Place::with_model();
     let all = place.kiln("verify demo:int4 --max-duration 600 --json").expect(0).last_object();
-    assert_eq!((&all["result"], &all["notChecked"]), (&json!("ok"), &json!(["tensors", "rebuild"])));
+    assert_eq!((&all["result"], &all["notChecked"]), (&json!("ok"), &json!(["tensors", "rebuild", "trust"])));
     let note = place.path("store/notes").read_dir().unwrap().next().unwrap().unwrap().path();
     let note: serde_json::Value = serde_json::from_slice(&std::fs::read(note).unwrap()).unwrap();
     assert!(note["source"].is_string() && note["read"]["completed"].is_string(), "{note}");
@@ -90,6 +91,7 @@ fn every_model_is_verified_and_the_worst_decides() {
       layer: lm_head.weight
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: corrupt
     demo:int8 sha256:[DIGEST]
     checked: structure, digests (23 blobs)
@@ -97,10 +99,12 @@ fn every_model_is_verified_and_the_worst_decides() {
       layer: lm_head.weight
     not checked: tensors (every tensor is in the form that lock and config say)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: corrupt
     demo:kept sha256:[DIGEST]
     checked: structure, digests, tensors (23 blobs)
     not checked: rebuild (creating it again from its source gives the same bytes)
+    not checked: trust (somebody who is trusted stands for it)
     result: ok
 
     verified: 3 of 3 models
