@@ -172,7 +172,7 @@ impl Reader<'_> {
                     }
                 }
                 TokenTree::Ident(first) => {
-                    let mut path = vec![first];
+                    let (start, mut path) = (at - 1, vec![first]);
                     while let [TokenTree::Punct(one), TokenTree::Punct(two), TokenTree::Ident(next), ..] = &trees[at..]
                         && one.as_char() == ':'
                         && two.as_char() == ':'
@@ -184,7 +184,12 @@ impl Reader<'_> {
                     {
                         self.macro_name(first);
                     }
-                    self.path(&path);
+                    // What follows a point is a field or a method, and what follows two is anything.
+                    let is_point = |tree: &TokenTree| matches!(tree, TokenTree::Punct(mark) if mark.as_char() == '.');
+                    let before = &trees[..start];
+                    if before.iter().rev().take_while(|tree| is_point(tree)).count() != 1 {
+                        self.path(&path);
+                    }
                 }
                 TokenTree::Punct(_) => {}
             }
@@ -394,6 +399,7 @@ fn what_is_forbidden_is_caught_however_it_is_written() {
         ("store/read.rs", "impl crate::registry::Keychain for Vec<u8> {}", "`store` may not import `registry`"),
         ("store/read.rs", "fn f(x: u8) { matches!(x, crate::registry::X); }", "`store` may not import `registry`"),
         ("store/read.rs", "macro_rules! m { () => { $crate::registry::ping() } }", "import `registry`"),
+        ("store/read.rs", "fn f() { vec![0..kiln::registry::LAST]; }", "import `registry`"),
         ("store/read.rs", "#[serde(with = \"crate::registry\")] struct S;", "import `registry`"),
         ("store/read.rs", "fn f() { super::super::registry::ping() }", "`store` may not import `registry`"),
         ("store/read.rs", "use super::super::registry::Remote;", "`store` may not import `registry`"),
@@ -436,6 +442,7 @@ fn what_is_allowed_is_let_through() {
         ("store/read.rs", "use super::layout::Layout; use crate::store::Store; use super::super::storage::Fetch;"),
         ("store/read.rs", "fn f() -> crate::Error { crate::progress::Progress::silent(); crate::json::parse() }"),
         ("store/read.rs", "mod tests { use super::*; use super::super::lock::Lock; pub(in super::super) fn f() {} }"),
+        ("store/read.rs", "fn f(x: X) { vec![x.kiln, x.kiln()]; }"),
         ("store/read.rs", "//! See [`crate::registry`].\n/// As [`crate::registry::Remote`].\nfn f() {}"),
         ("store/read.rs", "fn f() { std::env::temp_dir(); env!(\"X\"); std::process::id(); std::env::consts::OS; }"),
         ("store/read.rs", "use registry_fixtures::registry; fn registry() {} fn g() { registry(); }"),

@@ -328,7 +328,7 @@ async fn a_registry_that_does_not_answer_leaves_it_open() {
     let nowhere: Reference = "127.0.0.1:1/team/model".parse().unwrap();
     let mut access = access();
     access.options.attempts = 1;
-    let trust = check(&scene.subject, &[nowhere.clone()], &policy(), &access).await.unwrap();
+    let trust = check(&scene.subject, std::slice::from_ref(&nowhere), &policy(), &access).await.unwrap();
     assert_eq!(trust.findings[0].outcome, Outcome::CouldNotCheck);
     let trust = check(&scene.subject, &[], &policy(), &access).await.unwrap();
     assert_eq!(trust.findings[0].outcome, Outcome::CouldNotCheck);
