@@ -175,8 +175,9 @@ impl Prepared {
         let run = Run::begin();
         let import = store.begin_import()?;
         let built = build(self, options.dialect, options.threads, &import, progress)?;
-        let report = import.commit(&options.name, &built.manifest)?;
+        // Before the name: what has one is complete, and gc takes a note whose manifest never came.
         run.note(self).write(store, &built.manifest.digest)?;
+        let report = import.commit(&options.name, &built.manifest)?;
         Ok(Created {
             digest: built.manifest.digest,
             layers: built.layers.len() as u64,

@@ -115,6 +115,14 @@ impl Write for Draft {
 }
 
 impl Sealed {
+    /// Gives the file its name in `directory`, as [`publish`] does. A crash may still take it away.
+    pub(super) fn name(mut self, disk: &Disk, directory: &Path, name: &str) -> Result<()> {
+        let target = directory.join(name);
+        disk.rename(self.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
+        self.0.stays = true;
+        Ok(())
+    }
+
     /// Where the file is for now.
     pub(super) fn path(&self) -> &Path {
         self.0.file.path()
@@ -134,10 +142,8 @@ pub(super) fn is_draft_name(name: &str) -> bool {
 /// replace each other's equal bytes, while a file that was truncated or zeroed is healed. Whoever
 /// reads the old file goes on reading it.
 pub(super) fn publish(disk: &Disk, directory: &Path, files: impl IntoIterator<Item = (Sealed, String)>) -> Result<()> {
-    for (mut sealed, name) in files {
-        let target = directory.join(name);
-        disk.rename(sealed.path(), &target).map_err(|cause| failed("publish", &target, cause))?;
-        sealed.0.stays = true;
+    for (sealed, name) in files {
+        sealed.name(disk, directory, &name)?;
     }
     sync_directory(disk, directory)
 }
@@ -149,21 +155,14 @@ pub(super) fn sync_directory(disk: &Disk, directory: &Path) -> Result<()> {
 
 /// Writes a whole small file that may be replaced again as `name` in `directory`.
 pub(super) fn replace(disk: &Disk, ingest: &Path, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    publish_bytes(disk, ingest, directory, name, bytes, FILE_MODE)
+    publish(disk, directory, [(sealed(disk, ingest, bytes, FILE_MODE)?, name.to_owned())])
 }
 
-/// Writes a whole small file of `mode` as `name` in `directory`.
-pub(super) fn publish_bytes(
-    disk: &Disk,
-    ingest: &Path,
-    directory: &Path,
-    name: &str,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<()> {
+/// A whole small file of `mode` that has no name yet.
+pub(super) fn sealed(disk: &Disk, ingest: &Path, bytes: &[u8], mode: u32) -> Result<Sealed> {
     let mut draft = Draft::create(disk, ingest, mode)?;
     draft.write_all(bytes).map_err(|cause| failed("write", draft.path(), cause))?;
-    publish(disk, directory, [(draft.seal()?, name.to_owned())])
+    draft.seal()
 }
 
 #[cfg(test)]

@@ -144,6 +144,8 @@ impl Store {
     /// As [`Store::gc`], but for the store being in use.
     pub fn remove_blob(&self, digest: &Digest) -> Result<Removal> {
         let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
+        // As for gc.
+        sync_directory(self.layout.disk(), self.root())?;
         if self.mark()?.blobs.contains(digest) {
             return Ok(Removal::Needed);
         }

@@ -134,11 +134,11 @@ impl Import<'_> {
         let Self { store, staged } = self;
         let mut staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
         let staged_manifest = staged.remove(&manifest.digest).filter(|found| found.size == manifest.size);
-        let Some(staged_manifest) = staged_manifest else {
+        let Some(Staged { file: manifest_file, .. }) = staged_manifest else {
             let message = format!("The manifest `{}` was not staged", manifest.digest);
             return Err(Error::new(ErrorKind::Unexpected, message));
         };
-        let bytes = match &staged_manifest.file {
+        let bytes = match &manifest_file {
             Some(sealed) => fs::read(sealed.path()).map_err(|cause| failed("read", sealed.path(), cause))?,
             None => store.read_blob(manifest)?,
         };
@@ -148,24 +148,25 @@ impl Import<'_> {
         }))?;
 
         let mut report = ImportReport::default();
-        let mut publish_all = |batch: BTreeMap<Digest, Staged>| {
-            let mut files = Vec::new();
-            for (digest, Staged { size, file }) in batch {
-                match file {
-                    Some(file) => {
-                        report.written.insert(digest);
-                        report.bytes_written += size;
-                        files.push((file, digest.hex()));
-                    }
-                    None => {
-                        report.present.insert(digest);
-                    }
-                }
+        let mut count = |digest: Digest, size: u64, is_new: bool| {
+            if is_new {
+                report.written.insert(digest);
+                report.bytes_written += size;
+            } else {
+                report.present.insert(digest);
             }
-            publish(store.layout.disk(), &store.layout.blobs(), files)
         };
-        publish_all(staged)?;
-        publish_all(BTreeMap::from([(manifest.digest, staged_manifest)]))?;
+        let give = |file: Sealed, digest: &Digest| file.name(store.layout.disk(), &store.layout.blobs(), &digest.hex());
+        for (digest, Staged { size, file }) in staged {
+            count(digest, size, file.is_some());
+            file.map_or(Ok(()), |file| give(file, &digest))?;
+        }
+        count(manifest.digest, manifest.size, manifest_file.is_some());
+        if let Some(file) = manifest_file {
+            store.sync_blobs()?;
+            give(file, &manifest.digest)?;
+        }
+        // Which waits until the manifest's own name is on disk, too.
         store.set_ref_if(reference, manifest, || store.require_blobs(parsed.blobs()))?;
         Ok(report)
     }

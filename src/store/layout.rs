@@ -94,8 +94,9 @@ impl Layout {
     /// The directory for blobs like `digest`, made if it is not there.
     pub(super) fn blobs_for(&self, digest: &Digest) -> Result<PathBuf> {
         let directory = self.blobs_of(digest.algorithm());
-        if !directory.is_dir() {
+        if digest.algorithm() != Algorithm::Sha256 || !directory.is_dir() {
             self.make_directory(&directory)?;
+            // Whoever made it may have died before its own fsync.
             sync_directory(&self.disk, &self.root.join("blobs"))?;
         }
         Ok(directory)
@@ -153,11 +154,10 @@ impl Layout {
         if !self.is_vacant()? {
             return Err(not_a_store(&self.root));
         }
-        if let Some(parent) = self.root.parent() {
-            fs::create_dir_all(parent).map_err(|cause| failed("create the directory", parent, cause))?;
-        }
-        let is_new = self.make_directory(&self.root)?;
+        self.make_root(&self.root)?;
         self.make_directory(&self.root.join(LOCKS))?;
+        // Of what a crash leaves it is there first: by it a creation knows what it may go on with.
+        sync_directory(&self.disk, &self.root)?;
         let _lock = Lock::exclusive(&self.disk, &self.refs_lock(), patience)?;
         if Self::is_at(&self.root)? {
             return Ok(()); // by another process, while this one waited
@@ -174,10 +174,26 @@ impl Layout {
         ] {
             replace(&self.disk, &self.ingest(), &self.root, name, bytes)?;
         }
-        match self.root.parent() {
-            Some(parent) if is_new && !parent.as_os_str().is_empty() => sync_directory(&self.disk, parent),
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// Makes `directory` and those above it. Each is on disk before there is anything in it.
+    fn make_root(&self, directory: &Path) -> Result<()> {
+        let above = directory.parent().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
+        let Some(above) = above else { return Ok(()) };
+        if directory.is_dir() {
+            // Whoever made it may have died before its own fsync; but one that may not be read is nobody's who
+            // made directories for a store.
+            return match self.disk.sync_directory(above) {
+                Err(cause) if cause.kind() != io::ErrorKind::PermissionDenied => {
+                    Err(failed("write to disk", above, cause))
+                }
+                _ => Ok(()),
+            };
         }
+        self.make_root(above)?;
+        self.make_directory(directory)?;
+        sync_directory(&self.disk, above)
     }
 
     /// Whether a store may be created here: there is nothing, or no more than a creation left that
@@ -198,12 +214,16 @@ impl Layout {
             || names.iter().any(|name| name == LOCKS) && names.iter().all(|name| name.to_str().is_some_and(own)))
     }
 
-    /// Makes a directory; one that is there is left as it is. Says whether it is new.
-    fn make_directory(&self, path: &Path) -> Result<bool> {
+    /// Makes a directory; one that is there is left as it is.
+    fn make_directory(&self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
         match self.disk.make_directory(path, 0o755) {
-            Ok(()) => Ok(true),
-            Err(_) if path.is_dir() => Ok(false),
-            Err(cause) => Err(failed("create the directory", path, cause)),
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => {
+                Err(failed("create the directory", path, cause))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -58,11 +58,7 @@ impl Store {
             let message = format!("The manifest `{}` is not in the store", target.digest);
             return Err(Error::new(ErrorKind::NotFound, message));
         }
-        // Content that was found present may have got its name a moment ago, from a process that died
-        // before its own fsync.
-        for directory in self.layout.blob_directories() {
-            sync_directory(self.layout.disk(), &directory)?;
-        }
+        self.sync_blobs()?;
         let name = name_of(reference);
         let mut entry = Descriptor { name: None, ..target.clone() };
         entry.annotations.insert(Descriptor::REF_NAME.to_owned(), name.clone());
@@ -71,6 +67,12 @@ impl Store {
             index.manifests.push(entry);
             holds().map(|()| true)
         })
+    }
+
+    /// Waits until the names of all content are on disk. What was found present may have got its own a moment ago, from
+    /// a process that died before its fsync.
+    pub(super) fn sync_blobs(&self) -> Result<()> {
+        self.layout.blob_directories().try_for_each(|directory| sync_directory(self.layout.disk(), &directory))
     }
 
     /// Removes the name `reference` and gives the manifest it pointed at; its content stays until

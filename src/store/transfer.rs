@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
-use super::durable::{BLOB_MODE, publish_bytes};
+use super::durable::{BLOB_MODE, sealed};
 use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Document, Reference};
@@ -83,8 +83,10 @@ impl Refs for Store {
             let document = Document::parse(&manifest, &target.media_type)?;
             store.require_blobs(document.needs())?;
             if !store.holds(&target)? {
-                let (ingest, blobs) = (store.layout.ingest(), store.layout.blobs_for(&target.digest)?);
-                publish_bytes(store.layout.disk(), &ingest, &blobs, &target.digest.hex(), &manifest, BLOB_MODE)?;
+                let (disk, blobs) = (store.layout.disk(), store.layout.blobs_for(&target.digest)?);
+                store.sync_blobs()?;
+                let file = sealed(disk, &store.layout.ingest(), &manifest, BLOB_MODE)?;
+                file.name(disk, &blobs, &target.digest.hex())?;
             }
             store.set_ref_if(&reference, &target, || store.require_blobs(document.needs().chain([&target])))
         })
