@@ -127,10 +127,17 @@ impl Scene {
         Victim(child.unwrap())
     }
 
+    /// The first line of the record, and the lines behind it.
+    fn record(&self) -> Option<(serde_json::Value, String)> {
+        let text = fs::read_to_string(self.file("ranges")).ok()?;
+        let (record, notes) = text.split_once('\n')?;
+        Some((json::parse(record.as_bytes()).unwrap(), notes.to_owned()))
+    }
+
     /// Pulls in a process of its own until the record speaks of exactly these ranges, and kills it.
     fn pull_until(&self, ranges: &[Range<u64>]) {
         let mut victim = self.start_pull();
-        let record = || Some(json::parse(&fs::read(self.file("ranges")).ok()?).unwrap()["ranges"].clone());
+        let record = || Some(self.record()?.0["ranges"].clone());
         let expected = serde_json::json!(ranges.iter().map(|range| [range.start, range.end]).collect::<Vec<_>>());
         wait_for(&format!("a record of {ranges:?}"), || record().as_ref() == Some(&expected));
         assert!(victim.0.try_wait().unwrap().is_none(), "the victim ended on its own");
@@ -255,6 +262,50 @@ async fn a_killed_pull_costs_only_what_had_not_arrived() {
         assert_eq!(scene.asked(0), [arrived * MIB..LAYER]);
         assert_eq!(report.bytes_transferred, LAYER - arrived * MIB);
         assert_eq!(advanced.load(Ordering::Relaxed), LAYER + 2, "what was there counts as done");
+        scene.check();
+    }
+}
+
+/// Long before the disk has it.
+#[tokio::test]
+async fn a_kill_costs_less_than_a_power_cut() {
+    let scene = Scene::new(&[LAYER], Options::default());
+    let (trigger, fault) = stall(&scene.layers[0].digest.to_string(), 3 * MIB);
+    scene.registry.inject(trigger, fault);
+    // What came is on disk within half a second; a test that comes too late for the notes looks again.
+    let noted = (0..20).any(|_| {
+        drop(fs::remove_dir_all(scene.root().join("ingest")));
+        let mut victim = scene.start_pull();
+        wait_for("a note", || scene.record().is_some());
+        victim.0.kill().unwrap();
+        victim.0.wait().unwrap();
+        let (record, notes) = scene.record().unwrap();
+        record["ranges"] == serde_json::json!([]) && !notes.is_empty()
+    });
+    assert!(noted);
+    scene.registry.clear_requests();
+    scene.pull().await.unwrap();
+    let [Range { start, end: LAYER }] = scene.asked(0)[..] else { panic!("{:?}", scene.asked(0)) };
+    assert!((MIB..=3 * MIB).contains(&start), "{start}");
+    scene.check();
+}
+
+#[tokio::test]
+async fn notes_count_until_the_system_starts_anew() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = |boot: &str| format!("{{\"boot\":\"{boot}\",\"ranges\":[[0,{MIB}]],\"size\":{LAYER}}}\n");
+    let notes = format!("[{MIB},{}]\n[{},{}]\n", 2 * MIB, 4 * MIB, 5 * MIB);
+    let (own, other) = (record(boot.trim()), record("an earlier one"));
+    for (what, record, asked) in [
+        ("notes of this run", format!("{own}{notes}"), vec![2 * MIB..4 * MIB, 5 * MIB..LAYER]),
+        ("notes of another", format!("{other}{notes}"), vec![MIB..LAYER]),
+        ("a note that was cut", format!("{own}{notes}[{},{}", 6 * MIB, LAYER), vec![2 * MIB..4 * MIB, 5 * MIB..LAYER]),
+        ("no note", format!("{own}{}", "and more\n"), vec![MIB..LAYER]),
+    ] {
+        let scene = Scene::new(&[LAYER], Options::default());
+        scene.leave(&content(0, LAYER)[..5 << 20], &record);
+        scene.pull().await.unwrap();
+        assert_eq!(scene.asked(0), asked, "{what}");
         scene.check();
     }
 }

@@ -1,15 +1,17 @@
 //! Content of which some has arrived: `ingest/<hex>.partial`, and beside it, in `<hex>.ranges`, which of its
 //! bytes are there, so that a later process asks only for the others.
 //!
-//! The record is written for bytes that are on disk. Still it proves nothing: all bytes are hashed before the
-//! content gets its name, so a record that lies costs another transfer and no more. Whoever writes to the file
-//! holds a kernel lock on it, which ends with the process.
+//! The first line of the record is written for bytes that are on disk. Behind it are notes, a line each, of those that
+//! came since and may be in the system's memory alone: they outlive the process, and count until the system starts anew.
+//! Still none of it proves anything: all bytes are hashed before the content gets its name, so a record that lies
+//! costs another transfer and no more. Whoever writes to the file holds a kernel lock on it, which ends with the process.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Read as _;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +28,11 @@ use crate::storage::{Coverage, Verifier};
 const WORTH_KEEPING: u64 = 1 << 20;
 /// A record is written when this much has arrived since the last one,
 const SAVE_AFTER_BYTES: u64 = 16 << 20;
-/// or some has and this time has passed: what a kill may cost.
+/// or some has and this time has passed: what a power cut may cost.
 pub(super) const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// How much has arrived without a note of it: what a kill may cost, besides what was not written yet. A note costs a few
+/// microseconds, so that several transfers at once may have as much each.
+const NOTE_AFTER_BYTES: u64 = 256 << 10;
 /// How much is read at once to be hashed.
 const CHUNK: usize = 256 << 10;
 /// The largest record that is read.
@@ -60,17 +65,27 @@ pub(super) struct Partial {
     is_resumed: bool,
     /// How many bytes have arrived since the last record.
     unsaved: u64,
+    /// Which bytes have arrived since the last note or record.
+    unnoted: Coverage,
     saved_at: Instant,
     /// Holds the lock until the content has its name. Dropped after `draft`, which may still remove the file.
     _lock: File,
 }
 
+/// The first line of a record. The others are ranges as in here.
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// The run of the system in which the notes were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
     size: u64,
     /// Of each range the first byte and the one behind the last.
     ranges: Vec<(u64, u64)>,
 }
+
+/// This run of the system, where it tells. Where it does not, nothing is noted.
+static BOOT: LazyLock<Option<String>> =
+    LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned()));
 
 /// The names of the files in `ingest/` for what has arrived of `digest`: its bytes, and which they are.
 pub(super) fn names(digest: &Digest) -> [String; 2] {
@@ -113,6 +128,7 @@ impl Store {
             verifier: Verifier::new(expected),
             is_resumed: false,
             unsaved: 0,
+            unnoted: Coverage::new(),
             saved_at: Instant::now(),
             _lock: lock,
         };
@@ -153,7 +169,7 @@ impl Partial {
         self.there.holes(0..self.verifier.expected().size)
     }
 
-    /// Takes in `bytes`, whose first is at `offset`, and writes a record when it is time for one. What is
+    /// Takes in `bytes`, whose first is at `offset`, and writes a record or a note when it is time for one. What is
     /// there already is not written again: it may have been hashed.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         for hole in self.there.holes(offset..offset + bytes.len() as u64) {
@@ -163,12 +179,13 @@ impl Partial {
             if hole.start == self.verifier.seen() {
                 self.verifier.update(part)?;
             }
+            self.unnoted.add(hole.clone());
             self.unsaved += self.there.add(hole);
         }
         // In small steps, so that nobody waits while gigabytes are read. An error comes back at the end.
         let _ = self.hash(2 * bytes.len() as u64);
         let is_due = self.unsaved >= SAVE_AFTER_BYTES || self.saved_at.elapsed() >= SAVE_AFTER;
-        if is_due { self.save() } else { Ok(()) }
+        if is_due { self.save() } else { self.note() }
     }
 
     /// Sees to it that a later process finds what has arrived, if it is worth that.
@@ -177,12 +194,42 @@ impl Partial {
             return Ok(());
         }
         self.draft.sync().inspect_err(|_| self.draft.stay(false))?;
-        let ranges = self.there.ranges().iter().map(|range| (range.start, range.end)).collect();
-        let record = json::to_canonical(&Record { size: self.verifier.expected().size, ranges });
-        replace(&self.disk, &self.ingest, &self.ingest, &self.record, &record)?;
+        replace(&self.disk, &self.ingest, &self.ingest, &self.record, &self.first_line(&self.there))?;
         self.draft.stay(true);
         (self.unsaved, self.saved_at) = (0, Instant::now());
+        self.unnoted = Coverage::new();
         Ok(())
+    }
+
+    /// Sees to it that a later process finds what has arrived, unless the system goes down before the next record.
+    fn note(&mut self) -> Result<()> {
+        if BOOT.is_none() || self.unnoted.len() < NOTE_AFTER_BYTES || self.there.len() < WORTH_KEEPING {
+            return Ok(());
+        }
+        let path = self.ingest.join(&self.record);
+        let open = || {
+            let (handle, _) = self.disk.open_or_create(&path, 0o600)?;
+            Ok((handle.file().metadata()?.len(), handle))
+        };
+        let (end, handle) = open().map_err(|cause| failed("open", &path, cause))?;
+        let mut text = if end == 0 { self.first_line(&Coverage::new()) } else { Vec::new() };
+        for range in pairs(&self.unnoted) {
+            text.extend_from_slice(&json::to_canonical(&range));
+            text.push(b'\n');
+        }
+        handle.write_at(&text, end).map_err(|cause| failed("write", &path, cause))?;
+        self.draft.stay(true);
+        self.unnoted = Coverage::new();
+        Ok(())
+    }
+
+    /// The first line of a record of bytes that are on disk.
+    fn first_line(&self, saved: &Coverage) -> Vec<u8> {
+        let size = self.verifier.expected().size;
+        let record = Record { boot: BOOT.clone(), size, ranges: pairs(saved).collect() };
+        let mut line = json::to_canonical(&record);
+        line.push(b'\n');
+        line
     }
 
     /// Throws away what has arrived.
@@ -200,22 +247,30 @@ impl Partial {
         let fits = |record: &Record| {
             record.size == size && record.ranges.iter().all(|&(start, end)| start < end && end <= within)
         };
-        match self.read_record().filter(fits) {
-            Some(record) if !record.ranges.is_empty() => {
-                for (start, end) in record.ranges {
-                    self.there.add(start..end);
-                }
-                self.is_resumed = true;
-                Ok(())
-            }
-            _ => self.start_over(),
+        for (start, end) in self.read_record().filter(fits).map_or(Vec::new(), |record| record.ranges) {
+            self.there.add(start..end);
         }
+        if self.there.len() < WORTH_KEEPING {
+            return self.start_over();
+        }
+        self.is_resumed = true;
+        // What was only noted gets to the disk, and no note of this run comes behind a record of another.
+        self.unsaved = self.there.len();
+        self.save()
     }
 
+    /// The record, with those of its notes that count.
     fn read_record(&self) -> Option<Record> {
         let mut text = Vec::new();
         File::open(self.ingest.join(&self.record)).ok()?.take(MAX_RECORD_SIZE).read_to_end(&mut text).ok()?;
-        json::parse_as(&text).ok()
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+        let mut record: Record = json::parse_as(lines.next()?).ok()?;
+        if BOOT.is_some() && record.boot == *BOOT {
+            // The last may be of a process that died while it wrote.
+            let whole = lines.take_while(|line| line.ends_with(b"\n"));
+            record.ranges.extend(whole.map_while(|line| json::parse_as::<(u64, u64)>(line).ok()));
+        }
+        Some(record)
     }
 
     /// Goes back to no bytes.
@@ -223,6 +278,7 @@ impl Partial {
         self.discard();
         self.draft.truncate(0)?;
         (self.there, self.verifier) = (Coverage::new(), Verifier::new(self.verifier.expected()));
+        self.unnoted = Coverage::new();
         (self.is_resumed, self.unsaved, self.saved_at) = (false, 0, Instant::now());
         Ok(())
     }
@@ -250,4 +306,9 @@ impl Partial {
         }
         Ok(())
     }
+}
+
+/// Of each range the first byte and the one behind the last.
+fn pairs(coverage: &Coverage) -> impl Iterator<Item = (u64, u64)> {
+    coverage.ranges().iter().map(|range| (range.start, range.end))
 }
