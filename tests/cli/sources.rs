@@ -12,7 +12,7 @@ use crate::place::Place;
 use crate::published::{Layout, Published, Writer};
 
 /// A place whose home has the Hugging Face cache with `acme/tiny-llama` in it.
-fn with_cache() -> Place {
+pub(crate) fn with_cache() -> Place {
     let place = Place::new();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/hf-cache-llama/.");
     let hub = place.path("home/.cache/huggingface/hub");

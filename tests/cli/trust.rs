@@ -49,8 +49,55 @@ fn keys(place: &Place) {
 
 #[test]
 fn help_says_what_they_take() {
-    assert_snapshot!(help("sign"), @r"");
-    assert_snapshot!(help("attest"), @r"");
+    assert_snapshot!(help("sign"), @r"
+    Sign a model in a registry
+
+    Usage: kiln sign [OPTIONS] --key <FILE> <NAME> [REFERENCE]
+
+    Arguments:
+      <NAME>       The model, in the store or a registry
+      [REFERENCE]  Where it is published, as in `registry.example/team/llama:int4` [default: NAME]
+
+    Options:
+          --key <FILE>  The private key: ed25519 or P-256, in PEM (PKCS #8) without a passphrase
+      -h, --help        Print help (see more with '--help')
+
+    Registry options: …
+
+    Global options: …
+
+    Examples:
+      openssl genpkey -algorithm ed25519 -out release.pem && chmod 600 release.pem
+      openssl pkey -in release.pem -pubout -out release.pub.pem
+      kiln sign registry.example/team/llama:int4 --key release.pem
+      kiln sign llama:int4 registry.example/team/llama:int4 --key release.pem
+    ");
+    assert_snapshot!(help("attest"), @r"
+    State how a model was made
+
+    Usage: kiln attest [OPTIONS] <NAME> [REFERENCE]
+
+    Arguments:
+      <NAME>       The model's name in the store
+      [REFERENCE]  Where it is published, as in `registry.example/team/llama:int4` [default: NAME]
+
+    Options:
+          --key <FILE>     The private key to sign it with: ed25519 or P-256, in PEM (PKCS #8) without a
+                           passphrase
+          --builder <URI>  Who made the model, as a URI [default: urn:kiln:builder:local]
+          --output <FILE>  Write the statement to a file, or to standard output with `-`, and attach
+                           nothing
+      -h, --help           Print help (see more with '--help')
+
+    Registry options: …
+
+    Global options: …
+
+    Examples:
+      kiln attest llama:int4 registry.example/team/llama:int4 --key release.pem
+      kiln attest registry.example/team/llama:int4 --builder https://ci.example/models
+      kiln attest llama:int4 --output statement.json
+    ");
 }
 
 #[test]
@@ -76,10 +123,46 @@ fn what_is_signed_is_trusted_by_its_key_and_by_no_other() {
 fn the_report_says_what_it_did_not_check() {
     let scene = Scene::new();
     scene.place.kiln(&format!("sign {} --key ed25519.pem", scene.model)).expect(0);
-    assert_snapshot!(scene.place.kiln(&format!("verify {} --key ed25519.pub.pem", scene.model)), @r"");
+    assert_snapshot!(scene.place.kiln(&format!("verify {} --key ed25519.pub.pem", scene.model)), @r"
+    exit: 0
+    --- stdout ---
+    127.0.0.1:[PORT]/team/demo:int4 sha256:[DIGEST]
+    checked: structure, digests, tensors, trust (23 blobs)
+    trusted: signed, by the key `ed25519.pub.pem` (sha256:[DIGEST])
+    not checked: who made the model: the policy names no builder
+    not checked: what it was made from: the policy names no source
+    not checked: when it was signed, and whether the key was withdrawn since: no log is asked
+    not checked: whether the name should mean a newer model by now
+    not checked: rebuild (creating it again from its source gives the same bytes)
+    result: ok
+    --- stderr ---
+    verify: 22 blobs, [SIZE]
+    ");
     let nobody = scene.place.kiln(&format!("verify {} --level trust", scene.model));
-    assert_snapshot!(nobody, @r"");
-    assert_snapshot!(scene.place.kiln(&format!("verify {} --key p256.pub.pem", scene.model)), @r"");
+    assert_snapshot!(nobody, @r"
+    exit: 2
+    --- stdout ---
+    --- stderr ---
+    error: Nobody is trusted: no key is named
+
+    hint: name one with `--key FILE`, or a policy with `--policy FILE`
+    ");
+    assert_snapshot!(scene.place.kiln(&format!("verify {} --key p256.pub.pem", scene.model)), @r"
+    exit: 10
+    --- stdout ---
+    127.0.0.1:[PORT]/team/demo:int4 sha256:[DIGEST]
+    checked: structure, digests, tensors, trust (23 blobs)
+    not-trusted: No signature of a key that is trusted stands for the model
+      cause: `sha256:[DIGEST]`: No signature is one of a key that is trusted
+    not checked: who made the model: the policy names no builder
+    not checked: what it was made from: the policy names no source
+    not checked: when it was signed, and whether the key was withdrawn since: no log is asked
+    not checked: whether the name should mean a newer model by now
+    not checked: rebuild (creating it again from its source gives the same bytes)
+    result: not-trusted
+    --- stderr ---
+    verify: 22 blobs, [SIZE]
+    ");
 }
 
 #[test]
@@ -104,8 +187,23 @@ fn a_signature_is_the_same_each_time_and_is_over_what_the_store_has() {
 fn a_key_that_others_may_read_signs_nothing() {
     let scene = Scene::new();
     fs::set_permissions(scene.place.path("p256.pem"), fs::Permissions::from_mode(0o644)).unwrap();
-    assert_snapshot!(scene.place.kiln(&format!("sign {} --key p256.pem", scene.model)), @r"");
-    assert_snapshot!(scene.place.kiln(&format!("sign {} --key ed25519.pub.pem", scene.model)), @r"");
+    assert_snapshot!(scene.place.kiln(&format!("sign {} --key p256.pem", scene.model)), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: Others may read the private key: `p256.pem`
+
+    hint: chmod 600 p256.pem
+    ");
+    assert_snapshot!(scene.place.kiln(&format!("sign {} --key ed25519.pub.pem", scene.model)), @r"
+    exit: 6
+    --- stdout ---
+    --- stderr ---
+    error: The key `ed25519.pub.pem` cannot be used
+    caused by: The file has no `PRIVATE KEY`
+
+    hint: `openssl genpkey -algorithm ed25519 -out KEY` makes one that can be used
+    ");
     scene.place.kiln("sign demo:int4 --key ed25519.pem").expect(2);
     let absent = format!("{}/team/demo:absent", scene.registry.host());
     scene.place.kiln(&format!("sign {absent} --key ed25519.pem")).expect(6);
@@ -267,6 +365,42 @@ fn the_files_that_were_attested_are_those_that_are_rebuilt_from() {
     );
     fs::remove_file(&config).unwrap();
     place.kiln(&format!("verify {model} --level rebuild")).expect(5);
+}
+
+#[test]
+fn a_source_of_the_hub_is_told_by_its_commit_and_found_by_it_again() {
+    const COMMIT: &str = "233aeac2ded397627419c0730c82feb48f9dcc9a";
+    let place = crate::sources::with_cache();
+    place.kiln("create tiny:v1 acme/tiny-llama").expect(0);
+    let run = place.kiln("attest tiny:v1 --output -");
+    let statement: Value = serde_json::from_str(&run.expect(0).stdout).unwrap();
+    let definition = &statement["predicate"]["buildDefinition"];
+    assert_eq!(definition["externalParameters"]["source"], "hf://acme/tiny-llama");
+    assert_eq!(definition["externalParameters"]["revision"], COMMIT);
+    let repository = json!({
+        "uri": format!("pkg:huggingface/acme/tiny-llama@{COMMIT}"), "digest": { "gitCommit": COMMIT },
+    });
+    assert_eq!(definition["resolvedDependencies"][0], repository);
+    let file = &definition["resolvedDependencies"][1];
+    let name = file["name"].as_str().unwrap();
+    assert_eq!(file["uri"], format!("https://huggingface.co/acme/tiny-llama/resolve/{COMMIT}/{name}"));
+    // The cache is elsewhere now: the commit and the digests of the files decide.
+    fs::rename(place.path("home/.cache/huggingface"), place.path("moved")).unwrap();
+    place.kiln("verify tiny:v1 --level rebuild").expect(5);
+    let mut command = place.command("verify tiny:v1 --level rebuild");
+    command.env("HF_HUB_CACHE", place.path("moved/hub"));
+    let run = place.run(command);
+    assert!(run.expect(0).stderr.contains("is gone: its commit is taken from the cache"), "{run}");
+    let snapshot = place.path("moved/hub/models--acme--tiny-llama/snapshots").join(COMMIT);
+    let config = fs::canonicalize(snapshot.join("config.json")).unwrap();
+    let mut text = fs::read(&config).unwrap();
+    text.push(b'\n');
+    fs::remove_file(&config).unwrap();
+    fs::write(&config, text).unwrap();
+    let mut command = place.command("verify tiny:v1 --level rebuild");
+    command.env("HF_HUB_CACHE", place.path("moved/hub"));
+    let run = place.run(command);
+    assert!(run.expect(5).stdout.contains("is not the one that the model was made of"), "{run}");
 }
 
 #[test]

@@ -45,6 +45,17 @@ fn help_says_what_it_takes() {
                                     created from]
       -h, --help                    Print help (see more with '--help')
 
+    Trust options:
+          --key <FILE>              Ask for a signature by this public key (ed25519 or P-256, in PEM);
+                                    may be given several times
+          --policy <FILE>           Ask for what this policy wants: keys, builders, sources [default:
+                                    `trust.toml` beside the configuration file]
+          --signatures <REFERENCE>  Where the model is published with its signatures [default: where
+                                    NAME says, or where it was seen]
+          --attest                  After a rebuild that gave the same bytes, publish that it did
+          --attest-key <FILE>       The private key to sign that with
+          --verifier <URI>          Who has rebuilt it, as a URI [default: urn:kiln:verifier:local]
+
     Registry options: …
 
     Global options: …
