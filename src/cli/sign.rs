@@ -21,10 +21,12 @@ use crate::store::Store;
 
 const SIGN_EXAMPLES: &str = "\
 Examples:
-  openssl genpkey -algorithm ed25519 -out release.pem && chmod 600 release.pem
-  openssl pkey -in release.pem -pubout -out release.pub.pem
   kiln sign registry.example/team/llama:int4 --key release.pem
-  kiln sign llama:int4 registry.example/team/llama:int4 --key release.pem";
+  kiln sign llama:int4 registry.example/team/llama:int4 --key release.pem
+
+A key of one's own:
+  openssl genpkey -algorithm ed25519 -out release.pem && chmod 600 release.pem
+  openssl pkey -in release.pem -pubout -out release.pub.pem";
 
 const ATTEST_EXAMPLES: &str = "\
 Examples:

@@ -148,6 +148,7 @@ fn full_help_has_the_exit_codes() {
       7  not authorized
       8  registry or network
       9  store: full, locked or unwritable
+     10  not trusted: a signature is missing, wrong, or of nobody who is trusted
     130  interrupted
     ");
 }

@@ -67,10 +67,12 @@ fn help_says_what_they_take() {
     Global options: …
 
     Examples:
-      openssl genpkey -algorithm ed25519 -out release.pem && chmod 600 release.pem
-      openssl pkey -in release.pem -pubout -out release.pub.pem
       kiln sign registry.example/team/llama:int4 --key release.pem
       kiln sign llama:int4 registry.example/team/llama:int4 --key release.pem
+
+    A key of one's own:
+      openssl genpkey -algorithm ed25519 -out release.pem && chmod 600 release.pem
+      openssl pkey -in release.pem -pubout -out release.pub.pem
     ");
     assert_snapshot!(help("attest"), @r"
     State how a model was made
@@ -283,7 +285,7 @@ fn a_model_that_was_made_elsewhere_is_not_attested_here() {
 fn a_policy_names_keys_builders_and_sources() {
     let scene = Scene::new();
     let Scene { place, model, .. } = &scene;
-    fs::create_dir_all(place.path(".config/kiln")).unwrap();
+    fs::create_dir_all(place.path("home/.config/kiln")).unwrap();
     let policy = |text: &str| fs::write(place.path("policy.toml"), text).unwrap();
     place.kiln(&format!("sign {model} --key ed25519.pem")).expect(0);
     policy("keys = [\"ed25519.pub.pem\"]\nbuilders = [\"https://ci.example/models\"]\n");
@@ -308,8 +310,8 @@ fn a_policy_names_keys_builders_and_sources() {
         assert_eq!(run.code(), code, "{text}: {run}");
     }
     // Beside the configuration file it is the policy that is meant.
-    fs::copy(place.path("ed25519.pub.pem"), place.path(".config/kiln/release.pem")).unwrap();
-    fs::write(place.path(".config/kiln/trust.toml"), "keys = [\"release.pem\"]\n").unwrap();
+    fs::copy(place.path("ed25519.pub.pem"), place.path("home/.config/kiln/release.pem")).unwrap();
+    fs::write(place.path("home/.config/kiln/trust.toml"), "keys = [\"release.pem\"]\n").unwrap();
     scene.verify("--level trust", 0);
     // It is asked when trust is, and not otherwise.
     let usual = scene.verify("", 0);
