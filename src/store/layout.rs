@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
@@ -51,6 +53,7 @@ impl Layout {
     /// The store at `root`, created when there is nothing.
     pub(super) fn open_or_create(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
         let layout = Self { root: root.to_owned(), disk };
+        layout.check_owner()?;
         if !Self::is_at(root)? {
             layout.create(patience)?;
         }
@@ -61,6 +64,7 @@ impl Layout {
     /// The store at `root`, which must be one.
     pub(super) fn open(disk: Disk, root: &Path) -> Result<Self> {
         let layout = Self { root: root.to_owned(), disk };
+        layout.check_owner()?;
         if !Self::is_at(root)? {
             return Err(not_a_store(root));
         }
@@ -227,6 +231,18 @@ impl Layout {
         }
     }
 
+    /// Fails when somebody else may change what is in the store.
+    fn check_owner(&self) -> Result<()> {
+        let metadata = match fs::metadata(&self.root) {
+            Ok(metadata) => metadata,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) => return Err(failed("look at", &self.root, cause)),
+        };
+        let Some((what, hint)) = intruder(metadata.uid(), geteuid().as_raw(), metadata.mode()) else { return Ok(()) };
+        let message = format!("The store `{}` {what}", self.root.display());
+        Err(Error::new(ErrorKind::Store, message).hint(hint))
+    }
+
     fn check_format(&self) -> Result<()> {
         let path = self.root.join(FORMAT_FILE);
         let text = fs::read(&path).map_err(|cause| failed("read", &path, cause))?;
@@ -250,7 +266,32 @@ impl Layout {
     }
 }
 
+/// Why `user` should not use a directory of `owner` with this mode, and what to do.
+fn intruder(owner: u32, user: u32, mode: u32) -> Option<(&'static str, &'static str)> {
+    if owner != user {
+        Some(("belongs to another user", "run `kiln` as its owner, or name another store with `--store`"))
+    } else if mode & 0o002 != 0 {
+        Some(("may be changed by everybody", "run `chmod o-w` on it, or name another store with `--store`"))
+    } else {
+        None
+    }
+}
+
 fn not_a_store(root: &Path) -> Error {
     Error::new(ErrorKind::Store, format!("Not a kiln store, and not empty: `{}`", root.display()))
         .hint("name a store, or a directory that is empty or absent, with `--store`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_somebody_else_may_change_is_not_used() {
+        assert_eq!(intruder(1000, 1000, 0o40755), None);
+        assert_eq!(intruder(1000, 1000, 0o42770), None, "a group may share one");
+        assert!(intruder(0, 1000, 0o40755).unwrap().0.contains("another user"));
+        assert!(intruder(1000, 0, 0o40755).unwrap().0.contains("another user"));
+        assert!(intruder(1000, 1000, 0o41777).unwrap().1.contains("chmod o-w"));
+    }
 }

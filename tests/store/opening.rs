@@ -84,3 +84,17 @@ fn a_store_of_another_version_is_refused() {
         }
     }
 }
+
+#[test]
+fn a_store_that_everybody_may_change_is_refused() {
+    let (_directory, store) = open();
+    let root = store.root().to_owned();
+    drop(store);
+    fs::set_permissions(&root, Permissions::from_mode(0o777)).unwrap();
+    for error in [Store::open(&root).unwrap_err(), Store::gc(&root, false).unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(error.hint_text().unwrap().contains("chmod o-w"), "{error}");
+    }
+    fs::set_permissions(&root, Permissions::from_mode(0o770)).unwrap();
+    assert!(Store::open(&root).is_ok());
+}
