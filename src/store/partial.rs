@@ -1,10 +1,11 @@
 //! Content of which some has arrived: `ingest/<hex>.partial`, and beside it, in `<hex>.ranges`, which of its
 //! bytes are there, so that a later process asks only for the others.
 //!
-//! The first line of the record is written for bytes that are on disk. Behind it are notes, a line each, of those that
-//! came since and may be in the system's memory alone: they outlive the process, and count until the system starts anew.
-//! Still none of it proves anything: all bytes are hashed before the content gets its name, so a record that lies
-//! costs another transfer and no more. Whoever writes to the file holds a kernel lock on it, which ends with the process.
+//! The first line of the record is written for bytes that are on disk. Behind it are notes, a line each, of those
+//! that came since and may be in the system's memory alone: they outlive the process, and count until the system
+//! starts anew. Still none of it proves anything: all bytes are hashed before the content gets its name, so a record
+//! that lies costs another transfer and no more. Whoever writes to the file holds a kernel lock on it, which ends with
+//! the process.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Read as _;
@@ -30,8 +31,8 @@ const WORTH_KEEPING: u64 = 1 << 20;
 const SAVE_AFTER_BYTES: u64 = 16 << 20;
 /// or some has and this time has passed: what a power cut may cost.
 pub(super) const SAVE_AFTER: Duration = Duration::from_millis(500);
-/// How much has arrived without a note of it: what a kill may cost, besides what was not written yet. A note costs a few
-/// microseconds, so that several transfers at once may have as much each.
+/// How much may have arrived without a note of it: what a kill may cost, besides what was not written yet. A note costs
+/// microseconds, a record tens of milliseconds.
 const NOTE_AFTER_BYTES: u64 = 256 << 10;
 /// How much is read at once to be hashed.
 const CHUNK: usize = 256 << 10;
