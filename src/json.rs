@@ -1,11 +1,12 @@
 //! Strict JSON in, canonical JSON out. Every JSON text that kiln trusts goes through [`parse`], and
 //! every one that ends up under a digest through [`to_canonical`].
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 
 use serde::Serialize;
-use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::ser::Formatter;
 use serde_json::{Map, Number, Value};
 
@@ -14,7 +15,20 @@ use serde_json::{Map, Number, Value};
 /// # Errors
 /// The parser's own error: not JSON, trailing text, nested deeper than 128, a duplicate key.
 pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
-    serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
+    parse_within(text, usize::MAX)
+}
+
+/// Parses `text` as [`parse`] does, into a value that takes about `budget` bytes of memory at most: a tree of values
+/// takes up to thirty times its text.
+///
+/// # Errors
+/// As [`parse`], or a value that is larger.
+pub fn parse_within(text: &[u8], budget: usize) -> serde_json::Result<Value> {
+    let left = Cell::new(budget);
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = Strict(&left).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Parses `text` as [`parse`] does, then reads a `T` out of it.
@@ -32,6 +46,14 @@ pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
 /// The parser's own error, or that of `T`.
 pub fn parse_into<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text)
+}
+
+/// Reads a `T` as [`parse_into`] does, from a text that need not be in memory.
+///
+/// # Errors
+/// As [`parse_into`], and those of `text`.
+pub fn read_into<T: DeserializeOwned>(text: impl io::Read) -> serde_json::Result<T> {
+    serde_json::from_reader(text)
 }
 
 /// Writes `value` as compact JSON with strings escaped as Go's encoder does: `<`, `>`, `&`, U+2028
@@ -60,18 +82,31 @@ impl Formatter for GoEscapes {
     }
 }
 
-/// A [`Value`] whose objects had no key twice.
-struct Strict(Value);
+/// Gives a [`Value`] whose objects have no key twice, and takes what it needs from the bytes that are left.
+#[derive(Clone, Copy)]
+struct Strict<'a>(&'a Cell<usize>);
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
+impl Strict<'_> {
+    /// About what one value takes besides its text, in bytes; the key of a member stands for as much again.
+    const VALUE: usize = size_of::<Value>();
+
+    fn take<E: de::Error>(self, text: usize) -> Result<(), E> {
+        let left = self.0.get().checked_sub(Self::VALUE + text);
+        self.0.set(left.ok_or_else(|| E::custom("more values than any such document has"))?);
+        Ok(())
     }
 }
 
-struct StrictVisitor;
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for StrictVisitor {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.take(0)?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,7 +129,8 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.take(value.len())?;
         Ok(Value::String(value.to_owned()))
     }
 
@@ -104,7 +140,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
-        while let Some(Strict(item)) = items.next_element()? {
+        while let Some(item) = items.next_element_seed(self)? {
             array.push(item);
         }
         Ok(Value::Array(array))
@@ -116,7 +152,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
             if object.contains_key(&key) {
                 return Err(de::Error::custom(format_args!("duplicate key `{}`", key.escape_debug())));
             }
-            let Strict(value) = entries.next_value()?;
+            // An object of one member has room for eleven.
+            self.take(if object.is_empty() { 12 * Self::VALUE + key.len() } else { 2 * Self::VALUE + key.len() })?;
+            let value = entries.next_value_seed(self)?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -131,6 +169,19 @@ mod tests {
     fn a_key_twice_is_refused_at_any_depth() {
         let error = parse(br#"{"a":{"b":1,"b":1}}"#).unwrap_err();
         assert!(error.to_string().starts_with("duplicate key `b`"), "{error}");
+    }
+
+    #[test]
+    fn a_text_becomes_no_more_than_it_may() {
+        let budget = 1 << 16;
+        for text in ["0,", "[],", "{},", "\"\",", "[[0]],", r#"{"a":1},"#] {
+            let array = |items: usize| format!("[{}0]", text.repeat(items));
+            assert!(parse_within(array(10).as_bytes(), budget).is_ok(), "{text}");
+            let error = parse_within(array(budget).as_bytes(), budget).unwrap_err();
+            assert!(error.to_string().starts_with("more values than any such document has"), "{error}");
+        }
+        assert!(parse_within(format!("\"{}\"", "x".repeat(budget)).as_bytes(), budget).is_err());
+        assert!(parse_within(b"[] 1", budget).is_err());
     }
 
     #[test]

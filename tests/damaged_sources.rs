@@ -46,7 +46,7 @@ const TABLE: &[(&str, Verdict)] = &[
     ("gguf-only", Refused(&["only a GGUF file, `model-Q4_K_M.gguf`", "original safetensors"])),
     ("header-len-2p63", Refused(&["`model.safetensors`", "9223372036854775808 bytes"])),
     ("header-len-beyond-file", Refused(&["`model.safetensors`", "ends at byte 90000008", "only 28016"])),
-    ("header-not-json", Refused(&["`model.safetensors`", "header is not UTF-8"])),
+    ("header-not-json", Refused(&["`model.safetensors`", "header is malformed", "expected value"])),
     ("header-unaligned", Read(12)),
     ("hole-in-offsets", Refused(&["`model.safetensors`", "64 bytes before tensor `model.embed_tokens.weight`"])),
     ("index-dotdot", Refused(&["not called `model*.safetensors`, `outside.safetensors`"])),

@@ -12,19 +12,22 @@ use crate::json;
 /// `transformers` writes them since JSON is to be JSON: `{"__float__": "Infinity"}`.
 ///
 /// # Errors
-/// As [`json::parse`].
+/// As [`json::parse`]; more than any configuration says.
 pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    json::parse(&without_bare_words(text))
+    json::parse_within(&without_bare_words(text), MAX_VALUES)
 }
 
+/// How many bytes the parsed values may take, and how many bare words are read.
+const MAX_VALUES: usize = 24 << 20;
+const MAX_WORDS: usize = 100_000;
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// `text` with an object in place of each bare word.
 fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
-    let (mut copied, mut at, mut in_string) = (0, 0, false);
-    while at < text.len() {
+    let (mut copied, mut at, mut in_string, mut words) = (0, 0, false, 0);
+    while at < text.len() && words < MAX_WORDS {
         match text[at] {
             b'"' => in_string = !in_string,
             b'\\' if in_string => at += 1,
@@ -34,6 +37,7 @@ fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
                     out.extend_from_slice(format!("{{\"__float__\":\"{word}\"}}").as_bytes());
                     copied = at + word.len();
                     at = copied - 1;
+                    words += 1;
                 }
             }
             _ => {}

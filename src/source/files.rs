@@ -4,6 +4,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -146,17 +147,28 @@ impl Opened {
     /// # Errors
     /// [`ErrorKind::Input`]: too large, or changed since it was opened.
     pub(super) fn read(&self, limit: u64) -> Result<Vec<u8>> {
-        let size = self.stamp.size;
-        if size > limit {
-            return Err(Error::input(format!(
-                "{} has {size} bytes, more than the {limit} allowed",
-                quoted(&self.name)
-            )));
-        }
-        let mut bytes = vec![0; size as usize];
+        self.check_size(limit)?;
+        let mut bytes = vec![0; self.stamp.size as usize];
         self.read_at(0, &mut bytes)?;
         self.check_unchanged()?;
         Ok(bytes)
+    }
+
+    /// Fails when the file is larger than `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`].
+    pub(super) fn check_size(&self, limit: u64) -> Result<()> {
+        let size = self.stamp.size;
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::input(format!("{} has {size} bytes, more than the {limit} allowed", quoted(&self.name))))
+    }
+
+    /// These bytes of the file, one after the other.
+    pub(super) fn reader(&self, bytes: Range<u64>) -> Reader<'_> {
+        Reader { file: self, left: bytes }
     }
 
     /// `error`, or what the file really is when its first bytes show it.
@@ -172,6 +184,21 @@ impl Opened {
     /// Fails when the file was changed or replaced since it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         self.stamp.check(&self.path)
+    }
+}
+
+/// Reads a part of a file in order.
+pub(super) struct Reader<'a> {
+    file: &'a Opened,
+    left: Range<u64>,
+}
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min((self.left.end - self.left.start) as usize);
+        self.file.read_at(self.left.start, &mut buffer[..count]).map_err(io::Error::other)?;
+        self.left.start += count as u64;
+        Ok(count)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The shard index, `model.safetensors.index.json`: which tensor is in which file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read};
 
 use serde::Deserialize;
 use serde_json::Number;
@@ -32,12 +33,21 @@ impl Index {
 /// [`crate::ErrorKind::Input`]: not JSON, a tensor twice, no tensors at all, a shard that is not a
 /// plain file name ending in `.safetensors`.
 pub fn parse_index(text: &[u8]) -> Result<Index> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    if text.trim_ascii_start().first() != Some(&b'{') {
+    read(text)
+}
+
+/// Reads an index as [`parse_index`] does, in no more memory than what it says.
+pub(super) fn read(text: impl Read) -> Result<Index> {
+    let malformed = |cause: serde_json::Error| Error::input("The shard index is malformed").caused_by(cause);
+    let mut text = BufReader::with_capacity(1 << 16, text);
+    let start = text.fill_buf().map_err(|cause| malformed(serde_json::Error::io(cause)))?;
+    let mark: &[u8] = b"\xef\xbb\xbf";
+    let mark = if start.starts_with(mark) { mark.len() } else { 0 };
+    if start[mark..].trim_ascii_start().first() != Some(&b'{') {
         return Err(Error::input("The shard index is not a JSON object"));
     }
-    let raw: RawIndex =
-        json::parse_into(text).map_err(|e| Error::input("The shard index is malformed").caused_by(e))?;
+    text.consume(mark);
+    let raw: RawIndex = json::read_into(text).map_err(malformed)?;
     let Strings(shards) = raw.weight_map;
     if shards.is_empty() {
         return Err(Error::input("The shard index lists no tensor"));

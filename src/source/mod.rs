@@ -36,7 +36,7 @@ const CONFIG: &str = "config.json";
 /// The largest sidecar that is read, in bytes.
 pub const MAX_SIDECAR: u64 = 64 << 20;
 /// The largest configuration and shard index, in bytes: they are parsed, which takes many times that.
-const MAX_CONFIG: u64 = 16 << 20;
+const MAX_CONFIG: u64 = 8 << 20;
 const MAX_INDEX: u64 = 32 << 20;
 /// The headers of all shards together, in bytes, and the number of shards.
 const MAX_HEADERS: u64 = 256 << 20;
@@ -405,7 +405,9 @@ pub fn each_chunk(path: &Path, mut take: impl FnMut(&[u8])) -> Result<()> {
 
 fn open_index(root: &Path) -> Result<(Opened, Index)> {
     let file = Opened::open(root.join(INDEX), INDEX)?;
-    let index = parse_index(&file.read(MAX_INDEX)?).map_err(|e| file.explain(e))?;
+    file.check_size(MAX_INDEX)?;
+    let index = index::read(file.reader(0..file.size())).map_err(|e| file.explain(e))?;
+    file.check_unchanged()?;
     Ok((file, index))
 }
 
@@ -428,9 +430,7 @@ fn read_header(file: &Opened, limit: u64) -> Result<safetensors::Header> {
     if start > limit {
         return Err(Error::input(format!("The headers of all shards have more than {MAX_HEADERS} bytes")));
     }
-    let mut bytes = vec![0; start as usize];
-    file.read_at(0, &mut bytes)?;
-    safetensors::parse_header(&bytes, size).map_err(damaged)
+    safetensors::read_header(file.reader(8..start), start, size).map_err(damaged)
 }
 
 /// What is there and not used.

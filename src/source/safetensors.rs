@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, BufReader, Read};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
@@ -16,12 +17,15 @@ use crate::json;
 
 /// The largest header read, in bytes; the limit of the reference library.
 pub const MAX_HEADER: u64 = 100_000_000;
-/// The largest number of tensors in a file, several times that of the largest checkpoints.
-pub const MAX_TENSORS: usize = 1_000_000;
+/// The largest number of tensors in a file, and in a checkpoint: more than the largest that are published have (384
+/// experts in 61 layers, each matrix as codes, scales and shape, are 210,000), and few enough to be listed in 64 MiB.
+pub const MAX_TENSORS: usize = 250_000;
 /// The longest tensor name, in bytes.
 pub const MAX_NAME: usize = 4096;
 /// The largest number of dimensions.
 pub const MAX_RANK: usize = 8;
+/// How many bytes the texts of `__metadata__` may have together.
+pub const MAX_METADATA: usize = 8 << 20;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +83,20 @@ pub fn parse_header(bytes: &[u8], file_len: u64) -> Result<Header> {
         return Err(Error::input("The header is cut off"));
     };
     let text = std::str::from_utf8(text).map_err(|e| Error::input("The header is not UTF-8").caused_by(e))?;
-    let raw: RawHeader =
-        json::parse_into(text.as_bytes()).map_err(|e| Error::input("The header is malformed").caused_by(e))?;
+    checked(json::parse_into(text.as_bytes()), start, file_len)
+}
 
+/// Reads the header of a file of `file_len` bytes from `text`, which has the header and nothing else, up to `start`,
+/// where the data starts. It takes no more memory than what the header says.
+///
+/// # Errors
+/// As [`parse_header`].
+pub fn read_header(text: impl Read, start: u64, file_len: u64) -> Result<Header> {
+    checked(json::read_into(BufReader::with_capacity(1 << 16, Bounded::new(text))), start, file_len)
+}
+
+fn checked(raw: serde_json::Result<RawHeader>, start: u64, file_len: u64) -> Result<Header> {
+    let raw = raw.map_err(|e| Error::input("The header is malformed").caused_by(e))?;
     let mut tensors = raw.tensors;
     refuse_twins(&mut tensors)?;
     tensors.sort_unstable_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
@@ -144,6 +159,39 @@ fn size_of(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     Some(if shape.contains(&0) { 0 } else { size })
 }
 
+/// A text without long strings: a parser would have to hold one in memory before anyone could refuse it.
+struct Bounded<R> {
+    text: R,
+    /// How many bytes of a string were read, when one is open.
+    open: Option<usize>,
+    escaped: bool,
+}
+
+impl<R> Bounded<R> {
+    fn new(text: R) -> Self {
+        Self { text, open: None, escaped: false }
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.text.read(buffer)?;
+        for byte in &buffer[..count] {
+            self.open = match (self.open, byte) {
+                (None, b'"') => Some(0),
+                (Some(_), b'"') if !self.escaped => None,
+                (Some(MAX_METADATA), _) => {
+                    let message = format!("a string of more than {MAX_METADATA} bytes");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                }
+                (open, _) => open.map(|length| length + 1),
+            };
+            self.escaped = self.open.is_some() && *byte == b'\\' && !self.escaped;
+        }
+        Ok(count)
+    }
+}
+
 /// The header before its offsets are checked, straight from the text: as a tree of JSON values it
 /// could take twenty times the memory of the text.
 struct RawHeader {
@@ -177,6 +225,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 if metadata.replace(strings).is_some() {
                     return Err(A::Error::custom("`__metadata__` is there twice"));
                 }
+                let size = metadata.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                if size > MAX_METADATA {
+                    return Err(A::Error::custom(format_args!("`__metadata__` has more than {MAX_METADATA} bytes")));
+                }
                 continue;
             }
             if tensors.len() == MAX_TENSORS {
@@ -203,6 +255,9 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// How many bytes an object of strings may have: the shard index of the largest checkpoints has half of it.
+const MAX_STRINGS: usize = 48 << 20;
+
 /// An object of strings in which no key is there twice.
 pub(super) struct Strings(pub(super) BTreeMap<String, String>);
 
@@ -223,6 +278,7 @@ impl<'de> Visitor<'de> for StringsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut strings = BTreeMap::new();
+        let mut left = MAX_STRINGS;
         while let Some((key, value)) = entries.next_entry::<String, String>()? {
             if strings.len() == MAX_TENSORS {
                 return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} strings")));
@@ -230,6 +286,9 @@ impl<'de> Visitor<'de> for StringsVisitor {
             if strings.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("{} is there twice", quoted(&key))));
             }
+            left = left
+                .checked_sub(key.len() + value.len())
+                .ok_or_else(|| A::Error::custom(format_args!("more than {MAX_STRINGS} bytes of text")))?;
             strings.insert(key, value);
         }
         Ok(strings)
@@ -474,7 +533,7 @@ mod tests {
     fn more_tensors_than_any_checkpoint_has_are_refused() {
         let none = entry("U8", "[0]", "[0,0]");
         let many: Vec<String> = (0..=MAX_TENSORS).map(|n| format!(r#""{n}":{none}"#)).collect();
-        refused(&file(&format!("{{{}}}", many.join(",")), 0), "more than 1000000 tensors");
+        refused(&file(&format!("{{{}}}", many.join(",")), 0), "more than 250000 tensors");
     }
 
     fn tensors() -> impl Strategy<Value = HashMap<String, (safetensors::Dtype, Vec<usize>)>> {
