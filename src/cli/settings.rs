@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::arguments::{Global, ProgressMode};
 use super::config::Config;
 use crate::error::{Error, ErrorKind, Result, quoted};
+use crate::quant::Instructions;
 
 /// The names of the environment variables.
 pub(super) mod variable {
@@ -18,6 +19,8 @@ pub(super) mod variable {
     pub(in super::super) const STORE: &str = "KILN_STORE";
     /// How many blobs are written at once.
     pub(in super::super) const THREADS: &str = "KILN_THREADS";
+    /// The widest instructions that the kernels use.
+    pub(super) const INSTRUCTIONS: &str = "KILN_INSTRUCTIONS";
     /// Results are JSON.
     pub(super) const JSON: &str = "KILN_JSON";
     /// How progress is shown.
@@ -142,6 +145,9 @@ impl Settings {
             ProgressMode::Auto if std::io::stderr().is_terminal() => Display::Bar,
             ProgressMode::Auto => Display::Lines,
         };
+        if let Some(instructions) = instructions()? {
+            instructions.choose();
+        }
         let threads = global.threads.or(config.threads).or_else(|| std::thread::available_parallelism().ok());
         Ok(Self {
             store: global.store.clone().or_else(|| config.store.clone()),
@@ -209,6 +215,18 @@ impl Settings {
 /// The names of kiln's own variables that are set.
 pub(super) fn own_variables() -> impl Iterator<Item = OsString> {
     env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"KILN_"))
+}
+
+/// The instructions that the environment names.
+fn instructions() -> Result<Option<Instructions>> {
+    let Some(value) = env::var_os(variable::INSTRUCTIONS).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let named = Instructions::available().find(|set| value.to_str() == Some(&set.to_string()));
+    named.map(Some).ok_or_else(|| {
+        let names: Vec<String> = Instructions::available().map(|set| format!("`{set}`")).collect();
+        let value = quoted(&value.display().to_string());
+        Error::new(ErrorKind::Usage, format!("Invalid value for `{}`: {value}", variable::INSTRUCTIONS))
+            .hint(format!("this processor has {}", names.join(", ")))
+    })
 }
 
 /// What a variable that is on or off says.

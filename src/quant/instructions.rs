@@ -8,6 +8,10 @@
 )]
 
 use std::fmt;
+use std::sync::OnceLock;
+
+/// What a set by default is for the whole process, where somebody decided.
+static CHOSEN: OnceLock<Instructions> = OnceLock::new();
 
 /// A set of instructions that this processor has; by default the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +70,12 @@ impl Instructions {
         Set::ALL.iter().filter(|set| set.is_available()).map(|&set| Self(set))
     }
 
+    /// Makes these the default for the whole process. No output byte depends on it, and a test shows that by choosing
+    /// each in turn. Whoever chooses first decides.
+    pub fn choose(self) {
+        let _ = CHOSEN.set(self);
+    }
+
     /// Runs `kernel` on these instructions.
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
@@ -94,7 +104,7 @@ impl fmt::Display for Instructions {
 
 impl Default for Instructions {
     fn default() -> Self {
-        Self::available().last().unwrap_or(Self::PORTABLE)
+        CHOSEN.get().copied().unwrap_or_else(|| Self::available().last().unwrap_or(Self::PORTABLE))
     }
 }
 
