@@ -348,6 +348,14 @@ impl Token {
     }
 }
 
+/// The address of the token service that the challenges of a reply name, and the scopes they ask for.
+pub(super) fn token_service(reply: &HeaderMap) -> Option<(String, Vec<String>)> {
+    match challenge(reply)? {
+        Scheme::Bearer(service) => Some((service.realm, service.scopes.into_iter().collect())),
+        Scheme::Basic => None,
+    }
+}
+
 /// The challenge we answer among those of a 401: Bearer before Basic, whatever their order.
 fn challenge(reply: &HeaderMap) -> Option<Scheme> {
     let mut basic = None;

@@ -128,12 +128,13 @@ impl Repository {
 }
 
 /// Whether a 206 holds exactly `bytes` of a blob of `size` bytes.
-fn is_exactly(headers: &HeaderMap, bytes: &Range<u64>, size: u64) -> bool {
+pub(super) fn is_exactly(headers: &HeaderMap, bytes: &Range<u64>, size: u64) -> bool {
     let mut ranges = headers.get_all(CONTENT_RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return false };
     let expected = format!("bytes {}-{}/", bytes.start, bytes.end - 1);
     let total = range.to_str().ok().and_then(|range| range.strip_prefix(&expected));
-    total.is_some_and(|total| total == "*" || total.parse() == Ok(size))
+    let is_size = |total: &str| total.bytes().all(|byte| byte.is_ascii_digit()) && total.parse() == Ok(size);
+    total.is_some_and(|total| total == "*" || is_size(total))
 }
 
 /// One reply with bytes of the blob.

@@ -15,6 +15,8 @@ mod delete;
 mod docker_config;
 mod download;
 mod failure;
+#[doc(hidden)]
+pub mod headers;
 mod listing;
 mod manifests;
 mod ollama;

@@ -97,7 +97,7 @@ impl<'a> Pages<'a> {
 }
 
 /// The target of the link with the relation `next` in a `Link` header, of RFC 8288, section 3.
-fn next_of(header: &str) -> Option<&str> {
+pub(super) fn next_of(header: &str) -> Option<&str> {
     let mut rest = header;
     loop {
         let (target, after) = rest.split_once('<')?.1.split_once('>')?;

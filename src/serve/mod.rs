@@ -30,6 +30,9 @@ use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+#[doc(hidden)]
+pub use route::chunk_range;
+
 pub use auth::{Auth, Users};
 pub use listen::TlsIdentity;
 pub use metrics::{Access, AccessLog};

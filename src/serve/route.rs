@@ -188,7 +188,7 @@ impl Part {
 
 /// The bounds of a chunk's `Content-Range`, which is `<first>-<last>` without a unit: the offset of
 /// the first byte and the length.
-pub(super) fn chunk_range(header: &str) -> Option<(u64, u64)> {
+pub fn chunk_range(header: &str) -> Option<(u64, u64)> {
     let (first, last) = header.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);
     Some((first, last.checked_sub(first)?.checked_add(1)?))
