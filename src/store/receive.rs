@@ -187,6 +187,9 @@ impl Arrivals<'_> {
     }
 }
 
+/// How many ranges there are at most, about: a manifest may claim any size.
+const MOST: u64 = 10_000;
+
 /// The ranges to ask for, of content of `size` bytes.
 fn divided(missing: Vec<Range<u64>>, size: u64, reading: Reading) -> Vec<Range<u64>> {
     let longest = match reading {
@@ -195,13 +198,13 @@ fn divided(missing: Vec<Range<u64>>, size: u64, reading: Reading) -> Vec<Range<u
         }
         Reading::Anywhere(streams) if streams > 1 && size >= LARGE => {
             let bytes: u64 = missing.iter().map(|range| range.end - range.start).sum();
-            (bytes / (streams as u64 * TURNS)).clamp(RANGES.0, RANGES.1)
+            (bytes / (streams as u64 * TURNS)).clamp(RANGES.0, RANGES.1).max(bytes / MOST)
         }
         Reading::Anywhere(_) => size.max(1),
     };
     let split = |range: Range<u64>| {
         let starts = range.clone().step_by(usize::try_from(longest).unwrap_or(usize::MAX));
-        starts.map(move |start| start..range.end.min(start + longest))
+        starts.map(move |start| start..range.end.min(start.saturating_add(longest)))
     };
     missing.into_iter().flat_map(split).collect()
 }
@@ -210,6 +213,15 @@ fn divided(missing: Vec<Range<u64>>, size: u64, reading: Reading) -> Vec<Range<u
 mod tests {
     use super::*;
     use crate::storage::Coverage;
+
+    #[test]
+    fn a_size_that_no_disk_has_is_no_reason_for_as_many_ranges() {
+        for size in [1 << 63, u64::MAX] {
+            let ranges = divided(vec![0..size], size, Reading::Anywhere(4));
+            assert!((1..=10_001).contains(&ranges.len()), "{}", ranges.len());
+            assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, size));
+        }
+    }
 
     #[test]
     fn only_much_that_can_be_had_at_once_is_divided() {
