@@ -100,7 +100,7 @@ fn a_checkout_is_the_directory_again_byte_for_byte() {
         assert_eq!(shown.layers.len(), expected.len() + 1, "{name}: and the lock");
         assert!(files(&fresh.checkout()) == expected, "{name}");
         let verified = fresh.verify(verify::Level::Rebuild);
-        assert_eq!((verified.findings, verified.not_checked), (vec![], vec![]), "{name}");
+        assert_eq!((verified.findings, verified.not_checked), (vec![], vec![verify::Level::Trust]), "{name}");
         count += 1;
     }
     assert!(count >= 24, "{count}");

@@ -123,6 +123,16 @@ fn a_registry_that_lies_about_a_blob_changes_nothing() {
 }
 
 #[test]
+fn a_registry_that_stores_another_manifest_is_not_believed() {
+    let scene = Scene::new();
+    scene.registry.inject(Trigger::on("PUT", "/manifests/"), Fault::LyingDigest);
+    let run = scene.push();
+    assert_eq!(run.code(), 3, "{run}");
+    assert!(run.stderr.contains("was stored as another one, `sha256:"), "{run}");
+    scene.push().expect(0);
+}
+
+#[test]
 fn a_registry_that_lies_about_a_manifest_changes_nothing() {
     let scene = Scene::new();
     scene.push().expect(0);

@@ -109,7 +109,7 @@ fn missing_and_shortened_blobs_are_found() {
     let verified = kiln.verify(Level::Tensors, None);
     assert_eq!(verified.outcome(), Outcome::Corrupt);
     assert!(verified.findings[0].message.ends_with("is missing"), "{:?}", verified.findings);
-    assert_eq!(verified.not_checked, [Level::Digests, Level::Tensors, Level::Rebuild]);
+    assert_eq!(verified.not_checked, [Level::Digests, Level::Tensors, Level::Rebuild, Level::Trust]);
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     assert_eq!(kiln.verify(Level::Structure, None).outcome(), Outcome::Corrupt);
 }

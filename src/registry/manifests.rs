@@ -135,7 +135,15 @@ impl Repository {
                 let response = self.client.exchange(&call).await?;
                 match response.status() {
                     StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => {
-                        Ok(response.headers().contains_key(SUBJECT))
+                        let told = response.headers().get(CONTENT_DIGEST).and_then(|told| told.to_str().ok());
+                        let told = told.and_then(|told| told.parse::<Digest>().ok());
+                        match told.filter(|told| told.algorithm().digest(bytes) != *told) {
+                            // Who asks for the digest that was pushed would not find it.
+                            Some(other) => {
+                                Err(self.corrupt(name, &format!("was stored as another one, `{other}`")).into())
+                            }
+                            None => Ok(response.headers().contains_key(SUBJECT)),
+                        }
                     }
                     _ => Err(self.client.refused(&call, response).await),
                 }

@@ -37,7 +37,10 @@ const CONFIG: &str = "config.json";
 pub const MAX_SIDECAR: u64 = 64 << 20;
 /// The largest configuration and shard index, in bytes: they are parsed, which takes many times that.
 const MAX_CONFIG: u64 = 8 << 20;
-const MAX_INDEX: u64 = 32 << 20;
+const MAX_INDEX: u64 = 128 << 20;
+/// The largest number of tensors in a checkpoint. The largest that are published have 280,000: 384 experts in 60 layers,
+/// each of three matrices as codes and three kinds of scales.
+const MAX_TENSORS: usize = 1_000_000;
 /// The headers of all shards together, in bytes, and the number of shards.
 const MAX_HEADERS: u64 = 256 << 20;
 const MAX_SHARDS: usize = 10_000;
@@ -321,8 +324,8 @@ impl Checkpoint {
     fn add_shard(&mut self, file: Opened) -> Result<()> {
         let header = read_header(&file, MAX_HEADERS - self.headers)?;
         self.headers += header.data_start;
-        if self.tensors.len() + header.tensors.len() > safetensors::MAX_TENSORS {
-            let message = format!("The checkpoint has more than {} tensors", safetensors::MAX_TENSORS);
+        if self.tensors.len() + header.tensors.len() > MAX_TENSORS {
+            let message = format!("The checkpoint has more than {MAX_TENSORS} tensors");
             return Err(Error::input(message));
         }
         let shard = self.shards.len();

@@ -17,8 +17,7 @@ use crate::json;
 
 /// The largest header read, in bytes; the limit of the reference library.
 pub const MAX_HEADER: u64 = 100_000_000;
-/// The largest number of tensors in a file, and in a checkpoint: more than the largest that are published have (384
-/// experts in 61 layers, each matrix as codes, scales and shape, are 210,000), and few enough to be listed in 64 MiB.
+/// The largest number of tensors in one file: few enough to be listed in 64 MiB.
 pub const MAX_TENSORS: usize = 250_000;
 /// The longest tensor name, in bytes.
 pub const MAX_NAME: usize = 4096;
