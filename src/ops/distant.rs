@@ -63,7 +63,7 @@ pub enum Compared {
 /// of the rest is kept.
 ///
 /// # Errors
-/// As [`diff::diff`] and [`verify`].
+/// As [`diff::diff`] and [`verify()`].
 pub async fn diff(models: [Compared; 2], access: &Access, threads: usize, progress: &Progress) -> Result<Diffed> {
     let place = tempfile::Builder::new().prefix("kiln-diff-").tempdir().map_err(|cause| {
         Error::new(ErrorKind::Store, "Could not make a directory for the comparison").caused_by(cause)
