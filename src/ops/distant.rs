@@ -10,7 +10,7 @@ use super::diff::{self, Diffed, Model};
 use super::explain::Side;
 use super::held::{Held, parsed};
 use super::inspect::find;
-use super::transfer::Access;
+use super::transfer::{Access, blocking};
 use super::verify::{self, Finding, Options, Verified};
 use crate::copy::{Direction, bring, copy, resolve};
 use crate::error::{Error, ErrorKind, Result, quoted};
@@ -46,8 +46,7 @@ pub async fn verify(options: Options, access: &Access, progress: &Progress) -> R
         let (target, manifest, options, progress) = (&target, &manifest, &options, &progress);
         verify::Model { held: &held, notes: None, target, manifest, options, streams, progress }.verify()
     };
-    let finished = tokio::task::spawn_blocking(work).await;
-    finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
+    blocking(work).await
 }
 
 /// A model to be compared.
@@ -78,8 +77,7 @@ pub async fn diff(models: [Compared; 2], access: &Access, threads: usize, progre
         let (here, there) = (Side::new(&ours.store, &ours.manifest), Side::new(&theirs.store, &theirs.manifest));
         diff::against([ours.digest, theirs.digest], &here, &there, threads, &progress)
     };
-    let finished = tokio::task::spawn_blocking(work).await;
-    finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
+    blocking(work).await
 }
 
 /// A model that is compared.

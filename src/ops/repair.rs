@@ -7,7 +7,7 @@ use super::again::{Again, Named};
 use super::create;
 use super::parallel;
 use super::source::Places;
-use super::transfer::Access;
+use super::transfer::{Access, blocking};
 use crate::copy::{Direction, copy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::layer_name;
@@ -166,9 +166,4 @@ async fn from_source(
         import.keep(&damaged)
     })
     .await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let finished = tokio::task::spawn_blocking(work).await;
-    finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The repair broke off").caused_by(cause)))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::source::Source;
 use crate::copy::{CopyReport, Direction, copy};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Manifest, Reference};
 use crate::progress::Progress;
 use crate::registry::{Credential, DockerConfig, Home, Keychain, Known, Options, Remote, SigningKey, ping};
@@ -180,4 +180,10 @@ pub fn ollama_key(path: &Path) -> Result<(SigningKey, bool)> {
 /// [`crate::ErrorKind::Store`] when `config.json` cannot be rewritten.
 pub fn logout(host: &str, config: &DockerConfig) -> Result<bool> {
     config.logout(host)
+}
+
+/// Does `work` on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let finished = tokio::task::spawn_blocking(work).await;
+    finished.unwrap_or_else(|cause| Err(Error::new(ErrorKind::Unexpected, "The work broke off").caused_by(cause)))
 }
