@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::Reference;
 use crate::ops::source::Source;
 use crate::ops::transfer::{self, Access};
-use crate::registry::{ClientCertificate, DockerConfig, HostOptions, Keychain, OllamaOptions, Options, Rate};
+use crate::registry::{ClientCertificate, DockerConfig, HostOptions, Keychain, OllamaOptions, Options, Rate, Warnings};
 
 /// How a registry is spoken to.
 #[derive(Clone, Debug, Default, Args)]
@@ -52,7 +52,7 @@ impl Transport {
     }
 
     pub(super) fn options(self, session: &Session) -> Options {
-        self.with(&session.settings)
+        Options { warnings: Warnings::to(session.reporter().progress()), ..self.with(&session.settings) }
     }
 
     fn with(self, settings: &Settings) -> Options {
@@ -141,15 +141,16 @@ impl TryFrom<String> for BytesPerSecond {
 
 impl Traffic {
     pub(super) fn access(self, session: &Session) -> Access {
-        Access { keychain: keychain(&session.settings), options: self.options(&session.settings) }
+        Access { keychain: keychain(&session.settings), options: self.options(session) }
     }
 
-    fn options(self, settings: &Settings) -> Options {
-        let mut options = self.transport.with(settings);
-        if let Some(concurrency) = self.concurrency.or(settings.config.concurrency) {
+    fn options(self, session: &Session) -> Options {
+        let config = &session.settings.config;
+        let mut options = self.transport.options(session);
+        if let Some(concurrency) = self.concurrency.or(config.concurrency) {
             options.concurrency = concurrency.get();
         }
-        let rate = self.limit_rate.or(settings.config.limit_rate);
+        let rate = self.limit_rate.or(config.limit_rate);
         options.rate = rate.map(|BytesPerSecond(rate)| Arc::new(Rate::new(rate)));
         options
     }

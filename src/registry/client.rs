@@ -291,7 +291,11 @@ impl Client {
                 timeout(patience, request.send()).await.map_err(|_| Failure::stalled(method, url, patience))?
             }
         };
-        answer.map_err(transport)
+        let response = answer.map_err(transport)?;
+        if self.is_own(url) {
+            self.options.warnings.tell(self.host(), response.headers());
+        }
+        Ok(response)
     }
 
     /// The failure that an unexpected answer to `call` is.

@@ -218,7 +218,7 @@ fn registry_words(reply: &[u8], is_html: bool) -> (Vec<String>, String) {
 }
 
 /// Foreign text, safe for a terminal and not too long.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|letter| is_printable(*letter)).take(MAX_WORDS).collect::<String>().trim().to_owned()
 }
 

@@ -26,6 +26,7 @@ mod rate;
 mod referrers;
 mod tls;
 mod upload;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,6 +49,7 @@ pub use tls::ClientCertificate;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_SIZE, Reference};
+use crate::progress::Progress;
 use crate::storage::{Body, ByteStream, Fetch, Push, Pushed, Reading, Refs, Unfinished, Verifier, require_within};
 use auth::{Access, Authorizer};
 use client::{Call, Client};
@@ -55,6 +57,7 @@ use download::Lanes;
 use failure::Failure;
 pub use upload::Habits;
 use upload::{Pace, Parts};
+pub use warnings::Warnings;
 
 /// How to speak to a registry.
 #[derive(Clone, Debug)]
@@ -87,6 +90,8 @@ pub struct Options {
     pub attempts: usize,
     /// The wait before the second attempt; it doubles with each.
     pub first_pause: Duration,
+    /// Whom to tell what registries warn of; nobody, without more.
+    pub warnings: Warnings,
     /// What is different for some registries, by their names as references have them.
     pub registries: BTreeMap<String, HostOptions>,
 }
@@ -120,6 +125,7 @@ impl Default for Options {
             closing_timeout: Duration::from_secs(600),
             attempts: 5,
             first_pause: Duration::from_millis(500),
+            warnings: Warnings::to(Progress::silent()),
             registries: BTreeMap::new(),
         }
     }

@@ -1,5 +1,5 @@
 use insta::assert_snapshot;
-use registry_fixtures::{Auth, Deletes, Fixture, Options};
+use registry_fixtures::{Auth, Deletes, Fault, Fixture, Options, Trigger};
 
 use crate::place::{Place, Running};
 use crate::shell::help;
@@ -99,6 +99,22 @@ fn tags_are_listed_in_order() {
 
     hint: name one, as in `registry.example/demo:latest`
     ");
+}
+
+#[test]
+fn what_a_registry_warns_of_is_told_once() {
+    let registry = Fixture::start();
+    let place = Place::with_model();
+    for (path, warning) in [("blobs", r#"299 - "closes on Friday""#), ("manifests", r#"299 - "write\x1b[31m to us""#)] {
+        registry.inject(Trigger::on("*", path).always(), Fault::Header("Warning", warning.to_owned()));
+    }
+    let pushed = place.kiln(&format!("push demo:int4 {}/demo", registry.host()));
+    let notes = pushed.expect(0).stderr.lines().filter(|line| line.starts_with("note:")).collect::<Vec<_>>().join("\n");
+    assert_snapshot!(notes.replace(&registry.host(), "[HOST]"), @r"
+    note: The registry `[HOST]` warns: closes on Friday
+    note: The registry `[HOST]` warns: writex1b[31m to us
+    ");
+    assert!(!place.kiln(&format!("pull {}/demo --quiet", registry.host())).expect(0).stderr.contains("warns"));
 }
 
 #[test]
