@@ -37,7 +37,6 @@ pub(super) struct Call<'a> {
     stays: bool,
 }
 
-#[derive(Clone)]
 enum Payload<'a> {
     None,
     Bytes(Bytes),
@@ -226,19 +225,16 @@ impl Client {
 
     /// Sends `call` and follows redirects.
     pub(super) async fn transmit(&self, call: &Call<'_>, grant: Option<&Grant>) -> Result<Response, Failure> {
-        let (mut method, mut url, mut payload) = (call.method.clone(), call.url.clone(), call.payload.clone());
+        let is_read = matches!(call.method, Method::GET | Method::HEAD);
+        let mut url = call.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let authorization = grant.filter(|grant| grant.to.origin() == url.origin()).map(|grant| &grant.header);
-            let response = self.send(call, &method, &url, &payload, authorization).await?;
+            let response = self.send(call, &url, authorization).await?;
             match response.status() {
                 _ if call.stays => return Ok(response),
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
-                StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND
-                    if method == Method::GET || method == Method::HEAD => {}
-                StatusCode::SEE_OTHER => {
-                    method = if method == Method::HEAD { method } else { Method::GET };
-                    payload = Payload::None;
-                }
+                // Whoever writes would have to read instead, and would take what it finds for an answer.
+                StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER if is_read => {}
                 _ => return Ok(response),
             }
             url = self.location(&response)?;
@@ -252,14 +248,8 @@ impl Client {
         Err(Error::new(ErrorKind::Registry, message).into())
     }
 
-    async fn send(
-        &self,
-        call: &Call<'_>,
-        method: &Method,
-        url: &Url,
-        payload: &Payload<'_>,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Response, Failure> {
+    async fn send(&self, call: &Call<'_>, url: &Url, authorization: Option<&HeaderValue>) -> Result<Response, Failure> {
+        let (method, payload) = (&call.method, &call.payload);
         let mut request =
             self.connector.client(url)?.request(method.clone(), url.clone()).headers(call.headers.clone());
         if let Some(authorization) = authorization {

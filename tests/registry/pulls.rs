@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use kiln::ErrorKind;
 use kiln::oci::{Descriptor, Digest, MediaType};
 use kiln::registry::{Anonymous, Remote};
-use kiln::storage::Fetch;
+use kiln::storage::{Fetch, Push as _};
 
 use crate::scene::*;
 use crate::scripted::*;
@@ -211,4 +211,29 @@ async fn a_circle_of_redirects_ends() {
     let error = within(registry.remote().fetch(&target, 0..target.size)).await.err().unwrap();
     assert!(error.to_string().starts_with("More than 5 redirects"), "{error}");
     assert_eq!(registry.seen(Method::GET, "/blobs/").len(), 6);
+}
+
+/// 301, 302 and 303 turn a write into a read, whose answer would be taken for the write's.
+#[tokio::test]
+async fn a_redirect_that_may_change_the_method_leads_readers_only() {
+    for status in [301, 302, 303] {
+        let registry = Registry::start(move |seen, _| match seen.path.as_str() {
+            "/elsewhere" => Some(Twist::Answer("small".into_response())),
+            "/v2/" => None,
+            _ => Some(Twist::Answer(with(answer(status), LOCATION, "/elsewhere"))),
+        })
+        .await;
+        let target = Descriptor::of(MediaType::OLLAMA_TENSOR, b"small");
+        assert_eq!(fetch(&registry.remote(), &target, 0).await.unwrap(), "small", "{status}");
+        assert_eq!(registry.seen(Method::GET, "/elsewhere").len(), 1);
+        let error = within(registry.remote().push(&target, &Content("small".into()))).await.unwrap_err();
+        assert!(error.to_string().contains(&status.to_string()), "{error}");
+        for method in [Method::GET, Method::POST] {
+            assert_eq!(
+                registry.seen(method.clone(), "/elsewhere").len(),
+                usize::from(method == Method::GET),
+                "{status}"
+            );
+        }
+    }
 }
