@@ -17,10 +17,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
 use kiln::copy::CopyReport;
 use kiln::oci::{Descriptor, Manifest, MediaType};
 use kiln::ops::transfer::{self, Access};
 use kiln::registry::{Anonymous, Options as Transport};
+use kiln::storage::{Body, ByteStream, Fetch as _, Push as _, Reading};
 use kiln::store::Store;
 use kiln::{ErrorKind, Event, Progress, Result, json};
 use registry_fixtures::{Fault, Fixture, Options, Recorded, Trigger};
@@ -334,6 +337,9 @@ async fn what_broke_off_is_kept_by_the_process_that_saw_it_too() {
     scene.registry.inject(trigger, fault);
     scene.registry.inject(Trigger::on("GET", &layer).nth(2), gone);
     assert!(scene.pull_within(Duration::from_secs(1), &Progress::silent()).await.is_err());
+    // In the record itself, which counts after a start of the system too.
+    let (record, notes) = scene.record().unwrap();
+    assert_eq!((&record["ranges"], notes.as_str()), (&serde_json::json!([[0, 5 * MIB]]), ""));
     scene.registry.clear_requests();
     scene.pull().await.unwrap();
     assert_eq!(scene.asked(0), [5 * MIB..LAYER]);
@@ -508,6 +514,31 @@ async fn a_part_of_another_place_is_not_taken() {
             scene.check();
         }
     }
+}
+
+/// A source of zeros that gives one byte more than it is asked for, wherever that is.
+struct Greedy;
+
+impl Body for Greedy {
+    fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>> {
+        let more = Bytes::from(vec![0; (bytes.end - bytes.start) as usize + 1]);
+        Box::pin(async move { Ok(Box::pin(stream::once(async { Ok(more) })) as ByteStream) })
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Anywhere(CONCURRENCY)
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_goes_on_into_the_next_is_not_taken() {
+    let place = TempDir::new().unwrap();
+    let store = Store::open(&place.path().join("store")).unwrap();
+    let expected = Descriptor::of(MediaType::OLLAMA_TENSOR, &vec![0; LARGE as usize]);
+    let error = store.push(&expected, &Greedy).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("has more bytes than the"), "{error}");
+    assert!(!store.exists(&expected).await.unwrap());
 }
 
 #[tokio::test]

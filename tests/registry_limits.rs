@@ -24,7 +24,7 @@ use kiln::registry::{Anonymous, Options, Remote};
 use kiln::storage::Refs as _;
 use kiln::{Error, ErrorKind};
 use place::Place;
-use registry_fixtures::{Auth, Fixture, Options as Registry};
+use registry_fixtures::{Auth, Fault, Fixture, Options as Registry, Trigger};
 use scripted::{Server, answer, refusal, with, within};
 
 /// What asking `server` for a manifest ends in.
@@ -166,7 +166,9 @@ fn mirrors_are_pulled_from_in_order_and_never_pushed_to() {
 #[test]
 fn without_a_mirror_that_has_it_the_registry_is_asked() {
     let (registry, empty) = (Fixture::start(), Fixture::start());
-    let place = mirrored(&registry.host(), &[empty.host()]);
+    let busy = Fault::Status { code: 503, retry_after: None, body: String::new() };
+    let busy = Fixture::start_with(Registry::default().fault(Trigger::on("*", "").always(), busy));
+    let place = mirrored(&registry.host(), &[busy.host(), empty.host()]);
     let remote = format!("{}/team/demo:int4", registry.host());
     place.kiln(&format!("push demo:int4 {remote}")).expect(0);
     place.kiln(&format!("pull {remote} --store other")).expect(0);
@@ -174,5 +176,9 @@ fn without_a_mirror_that_has_it_the_registry_is_asked() {
     missing.expect(6);
     // A model from a registry is a pull, too.
     place.kiln(&format!("create again:int4 {remote} --store third")).expect(0);
-    assert_eq!(empty.requests().iter().filter(|request| request.path.contains("/manifests/")).count(), 3);
+    for mirror in [&empty, &busy] {
+        // One that cannot serve is asked once, and not until it can: there is another.
+        let asked = mirror.requests().iter().filter(|request| request.path.contains("/manifests/")).count();
+        assert_eq!(asked, 3);
+    }
 }

@@ -180,6 +180,14 @@ async fn a_list_without_an_end_is_left() {
     assert!(error.to_string().contains("a list that does not end"), "{error}");
     assert_eq!(lists(&registry).len(), 2);
 
+    // Always others, but too many.
+    let registry = Fixture::start_with(Options { page: 1, ..Options::default() });
+    let tags: Vec<String> = (0..2001).map(|number| format!("v{number}")).collect();
+    keep(&registry, &tags.iter().map(String::as_str).collect::<Vec<_>>());
+    let error = ended(remote(&registry).tags()).await.unwrap_err();
+    assert!(error.to_string().contains("a list that does not end"), "{error}");
+    assert_eq!(lists(&registry).len(), 2000);
+
     // Empty pages may be filtered ones, but not so many.
     let registry = five_tags(Options::default());
     let nothing = Fault::Status { code: 200, retry_after: None, body: r#"{"tags":[]}"#.to_owned() };

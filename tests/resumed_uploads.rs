@@ -239,7 +239,13 @@ async fn what_the_registry_has_elsewhere_is_mounted() {
 async fn a_token_to_mount_is_asked_for_with_the_target_first() {
     let registry = Fixture::start_with(Options::default().auth(Auth::bearer("alice", "s3cret")));
     registry.put_blob("a/base", content(1));
-    push(&registry, home("a/base", None), &content(1)).await;
+    // Not all registries say which scope a token lacks: it is asked for both at once, whatever is there already.
+    let (remote, blobs) = (remote(&registry, home("a/base", None)), [content(2), content(1)]);
+    for blob in &blobs {
+        remote.push(&Descriptor::of(MediaType::OLLAMA_TENSOR, blob), &Content(blob.clone())).await.unwrap();
+    }
+    let refused = requests(&registry, "POST").iter().filter(|request| request.status == 401).count();
+    assert_eq!(refused, 1, "only the first request, which had no token");
     let scopes: Vec<_> = registry.requests().into_iter().filter(|request| request.path.contains("token")).collect();
     let query = scopes.last().unwrap().query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
     let at = |scope: &str| query.find(scope).unwrap_or_else(|| panic!("no {scope} in {query}"));
@@ -250,16 +256,18 @@ async fn a_token_to_mount_is_asked_for_with_the_target_first() {
 async fn a_mount_that_comes_to_nothing_costs_no_session_and_no_push() {
     let content = content(1);
     // One that has it no more; one that does not mount; the repository itself; another blob's home.
-    for (options, from, blobs, posts) in [
-        (Options::default(), "team/base", None, 1),
-        (Options { mounts: false, ..Options::default() }, "team/base", None, 1),
-        (Options::default(), REPOSITORY, None, 1),
-        (Options::default(), "team/base", Some(&Bytes::from_static(b"other")), 1),
+    for (options, from, blobs, is_asked) in [
+        (Options::default(), "team/base", None, true),
+        (Options { mounts: false, ..Options::default() }, "team/base", None, true),
+        (Options::default(), REPOSITORY, None, false),
+        (Options::default(), "team/base", Some(&Bytes::from_static(b"other")), false),
     ] {
         let registry = Fixture::start_with(options);
         registry.put_blob("team/other", content.clone());
         assert_eq!(push(&registry, home(from, blobs), &content).await, Pushed::Stored);
-        assert_eq!((requests(&registry, "POST").len(), registry.open_uploads()), (posts, 0), "{from}");
+        let posts = requests(&registry, "POST");
+        assert_eq!((posts.len(), registry.open_uploads()), (1, 0), "{from}");
+        assert_eq!(posts[0].query.contains("mount="), is_asked, "{from}");
     }
     for code in [400, 401, 403, 404, 405, 500] {
         let refusal = Fault::Status { code, retry_after: None, body: String::new() };

@@ -170,6 +170,14 @@ async fn a_session_that_breaks_with_its_chunk_is_begun_anew() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_gone_when_its_chunk_comes_is_begun_anew() {
+    let scene = Scene::new(Options::default().fault(Trigger::on("PATCH", "").nth(2), Fault::ForgetUpload));
+    scene.push(&content(SIZE)).await;
+    assert_eq!(scene.requests("POST").len(), 2);
+    assert_eq!(scene.offsets()[..3], [0, CHUNK, 0]);
+}
+
+#[tokio::test]
 async fn a_chunk_whose_answer_is_lost_is_not_sent_again() {
     let scene = Scene::new(Options::default().fault(Trigger::on("PATCH", "").nth(2), Fault::LoseReply));
     scene.push(&content(SIZE)).await;
@@ -404,7 +412,19 @@ async fn a_registry_that_takes_long_to_finish_is_waited_for() {
         Options::default().fault(Trigger::on("PUT", "/uploads/").always(), Fault::Delay(Duration::from_millis(1500))),
     );
     scene.push(&content(SIZE)).await;
-    assert_eq!((scene.requests("POST").len(), scene.requests("PUT").len()), (1, 1));
+    // The last request of a blob in chunks has no body, that of a small one has all of it.
+    scene.push(&content(1000)).await;
+    assert_eq!((scene.requests("POST").len(), scene.requests("PUT").len()), (2, 2));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_for_good_is_settled_by_a_look() {
+    let scene = Scene::with(
+        Transport { attempts: 1, ..transport(CHUNK) },
+        Options::default().fault(Trigger::on("PUT", "/uploads/"), Fault::LoseReply),
+    );
+    scene.push(&content(SIZE)).await;
+    assert_eq!(scene.requests("PUT").len(), 1);
 }
 
 #[tokio::test]

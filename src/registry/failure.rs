@@ -303,11 +303,12 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        let failure = |status: u16, wait: Option<u64>| {
+        let coded = |status: u16, wait: Option<u64>, codes: &[&str]| {
             let status = StatusCode::from_u16(status).unwrap();
-            let codes = vec!["UNKNOWN".to_owned()];
+            let codes = codes.iter().map(|&code| code.to_owned()).collect();
             Failure::from_reply(status, "`GET x`", "r.example", wait.map(Duration::from_secs), codes, "")
         };
+        let failure = |status, wait| coded(status, wait, &["UNKNOWN"]);
         for (status, again, kind) in [
             (400, false, ErrorKind::Registry),
             (401, false, ErrorKind::Unauthorized),
@@ -333,6 +334,7 @@ mod tests {
             let failure = failure(status, None);
             assert_eq!((failure.may_pass(), failure.error.kind()), (again, kind), "{status}");
         }
+        assert_eq!(coded(404, None, &[]).error.kind(), ErrorKind::Registry, "no registry speaks");
         assert_eq!(failure(401, None).error.hint_text(), Some("kiln login r.example"));
         assert!(failure(429, Some(60)).may_pass());
         for wait in [61, 6 * 3600, u64::MAX] {

@@ -14,7 +14,7 @@ use super::failure::{Failure, address};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many pages are read.
-const MAX_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 2_000;
 /// How many bytes of one page are read: a registry without pages lists 100,000 tags in one.
 const MAX_PAGE_SIZE: u64 = 16 << 20;
 /// How many bytes of all pages are read.

@@ -267,9 +267,8 @@ impl Partial {
         let mut lines = text.split_inclusive(|byte| *byte == b'\n');
         let mut record: Record = json::parse_as(lines.next()?).ok()?;
         if BOOT.is_some() && record.boot == *BOOT {
-            // The last may be of a process that died while it wrote.
-            let whole = lines.take_while(|line| line.ends_with(b"\n"));
-            record.ranges.extend(whole.map_while(|line| json::parse_as::<(u64, u64)>(line).ok()));
+            // The last may be of a process that died while it wrote: a note is none without its bracket.
+            record.ranges.extend(lines.map_while(|line| json::parse_as::<(u64, u64)>(line).ok()));
         }
         Some(record)
     }

@@ -1,15 +1,17 @@
 //! Registries that are busy, broken or not there: who is asked again, when, and how often.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body as HttpBody;
 use axum::http::Method;
 use axum::http::header::{HOST, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use kiln::ErrorKind;
-use kiln::registry::ping;
+use kiln::registry::{Anonymous, Options, Remote, ping};
 use kiln::storage::{Fetch, Refs};
 
 use crate::scene::*;
@@ -132,4 +134,34 @@ async fn a_registry_that_is_not_there_is_an_error_of_the_network() {
     assert!(error.to_string().starts_with("Could not connect to `127.0.0.1`"), "{error}");
     let error = within(ping("not a host", &alice("s3cret"), &options())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_a_request_and_is_silent_is_left() {
+    let registry = Registry::start(|seen, _| (seen.path != "/v2/").then_some(Twist::Silence)).await;
+    let options = Options { idle_timeout: Duration::from_millis(100), attempts: 2, ..options() };
+    let remote = Remote::new(&registry.reference(), Arc::new(Anonymous), &options).unwrap();
+    let error = within(remote.resolve(&registry.reference())).await.unwrap_err();
+    assert!(error.to_string().starts_with("No answer for 0 s"), "{error}");
+    assert_eq!(registry.seen(Method::GET, "/manifests/").len(), 2);
+}
+
+#[tokio::test]
+async fn of_an_error_page_without_an_end_little_is_read() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let registry = Registry::start(move |seen, _| {
+        let counter = counter.clone();
+        let page = stream::repeat_with(move || {
+            counter.fetch_add(1 << 16, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 1 << 16]))
+        });
+        let page = HttpBody::from_stream(page);
+        (seen.path != "/v2/").then(|| Twist::Answer((axum::http::StatusCode::BAD_REQUEST, page).into_response()))
+    })
+    .await;
+    let error = within(registry.remote().resolve(&registry.reference())).await.unwrap_err();
+    assert!(error.to_string().starts_with("The registry answered 400 Bad Request"), "{error}");
+    // What is under way in buffers is more than what is read.
+    assert!(sent.load(Ordering::Relaxed) < 32 << 20, "{sent:?}");
 }

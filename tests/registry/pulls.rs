@@ -93,6 +93,22 @@ async fn a_stream_that_never_gets_on_is_given_up() {
     assert_eq!(registry.seen(Method::GET, "/blobs/").len(), 5);
 }
 
+/// Eight times, and five in a row would be too many.
+#[tokio::test]
+async fn a_stream_that_breaks_often_and_gets_on_is_not_given_up() {
+    let registry = Registry::start(|seen, _| {
+        let (from, to) = range_of(seen).unwrap_or((0, (8 << 20) - 1));
+        let left = large().slice(from..=to);
+        let part = with(cut(&left, left.len().min(3 << 19)), CONTENT_RANGE, format!("bytes {from}-{to}/{}", 8 << 20));
+        let status = axum::http::StatusCode::from_u16(if from == 0 { 200 } else { 206 }).unwrap();
+        seen.is(Method::GET, "/blobs/").then(|| Twist::Answer((status, part).into_response()))
+    })
+    .await;
+    let target = Descriptor::of(MediaType::OLLAMA_TENSOR, &large());
+    assert!(fetch(&registry.remote(), &target, 0).await.unwrap() == large());
+    assert!(registry.seen(Method::GET, "/blobs/").len() > 5);
+}
+
 #[tokio::test]
 async fn another_part_than_the_one_asked_for_is_not_taken() {
     let registry = Registry::start(|seen, _| {
