@@ -239,8 +239,7 @@ pub(super) fn build(
     }
     let lock = import.stage_bytes(MediaType::KILN_LOCK, &lock(prepared, locked).to_bytes())?;
     layers.push(dialect.layer(Content::Lock, Lock::NAME, lock));
-    let (media_type, config) = dialect.config(&model_config(prepared), &layers);
-    let config = import.stage_bytes(media_type, &config)?;
+    let config = build_config(prepared, dialect, &layers, import)?;
     let bytes = config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
     let (media_type, manifest) = dialect.manifest(config, layers.clone());
     if manifest.len() as u64 > crate::oci::MAX_MANIFEST_SIZE {
@@ -268,6 +267,17 @@ pub(super) fn build_layers(
         checkpoint.check_unchanged()?;
     }
     Ok(())
+}
+
+/// Stages the config of the model with these layers.
+pub(super) fn build_config(
+    prepared: &Prepared,
+    dialect: Dialect,
+    layers: &[Descriptor],
+    import: &Import<'_>,
+) -> Result<Descriptor> {
+    let (media_type, config) = dialect.config(&model_config(prepared), layers);
+    import.stage_bytes(media_type, &config)
 }
 
 impl Part {

@@ -1,7 +1,7 @@
 //! Repairing a model: what is damaged comes again from another store, from a registry that had it, or from its
 //! source. What comes is hashed like everything that the store takes, so a repair cannot make anything worse.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::again::{Again, Named};
 use super::create;
@@ -10,7 +10,7 @@ use super::source::Places;
 use super::transfer::{Access, blocking};
 use crate::copy::{Direction, copy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::manifest::layer_name;
+use crate::manifest::{Dialect, layer_name};
 use crate::oci::{Descriptor, Reference};
 use crate::progress::{Event, Progress};
 use crate::registry::Remote;
@@ -75,7 +75,7 @@ pub async fn repair(store: &Store, options: Options, access: &Access, progress: 
         }
         let name = &options.name;
         let outcome = match &origin {
-            Origin::Store(path) => from_store(store, path, name, progress).await,
+            Origin::Store(path) => from_store(store, path, &target, name, progress).await,
             Origin::Registry(reference) => from_registry(store, reference, name, access, progress).await,
             Origin::Source => from_source(store, &target, &repair.left, &options, progress).await,
         };
@@ -124,13 +124,27 @@ async fn damaged(
     .await
 }
 
-async fn from_store(store: &Store, path: &std::path::Path, name: &Reference, progress: &Progress) -> Result<()> {
-    let path = path.to_owned();
-    let other = blocking(move || {
-        Store::open_existing(&path)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no store at `{}`", path.display())))
-    });
-    copy(Direction::Pull, &other.await?, name, store, name, 1, progress).await.map(drop)
+/// Brings the model from the store at `path`, which may have it under any name.
+async fn from_store(
+    store: &Store,
+    path: &Path,
+    target: &Descriptor,
+    name: &Reference,
+    progress: &Progress,
+) -> Result<()> {
+    let (path, digest) = (path.to_owned(), target.digest);
+    let (other, from) = blocking(move || {
+        let missing = |what: &str| Error::new(ErrorKind::NotFound, format!("{what} at `{}`", path.display()));
+        let other = Store::open_existing(&path)?.ok_or_else(|| missing("There is no store"))?;
+        let named = other.refs()?.into_iter().find(|(_, target)| target.digest == digest);
+        let (name, _) = named.ok_or_else(|| missing(&format!("No model is `{digest}`")))?;
+        // Pinned, because the name may move meanwhile.
+        let name = name.split_once('@').map_or(&*name, |(name, _)| name);
+        let pinned: Reference = format!("{name}@{digest}").parse()?;
+        Ok((other, pinned))
+    })
+    .await?;
+    copy(Direction::Pull, &other, &from, store, name, 1, progress).await.map(drop)
 }
 
 async fn from_registry(
@@ -144,7 +158,7 @@ async fn from_registry(
     copy(Direction::Pull, &remote, from, store, name, access.options.concurrency, progress).await.map(drop)
 }
 
-/// Creates the layers in `damaged` again, and no others.
+/// Creates the layers and the config in `damaged` again, and nothing else.
 async fn from_source(
     store: &Store,
     target: &Descriptor,
@@ -163,6 +177,9 @@ async fn from_source(
         let import = store.begin_import()?;
         create::build_layers(&again.prepared, &names, options.threads, &import, &progress)
             .map_err(|error| again.failed(error))?;
+        if damaged.contains(&manifest.config) {
+            create::build_config(&again.prepared, Dialect::of(&manifest), &manifest.layers, &import)?;
+        }
         import.keep(&damaged)
     })
     .await

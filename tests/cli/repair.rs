@@ -56,6 +56,18 @@ fn what_is_damaged_is_created_again_from_the_source() {
 }
 
 #[test]
+fn a_config_that_is_damaged_is_created_again_too() {
+    let place = Place::with_model();
+    let manifest = fs::read(place.blob(&place.digest("show demo:int4"))).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    place.damage(manifest["config"]["digest"].as_str().unwrap(), 5);
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    assert_eq!(repaired["left"], serde_json::json!([]), "{repaired}");
+    assert_eq!(repaired["mended"].as_array().unwrap().len(), 1, "{repaired}");
+    is_sound(&place);
+}
+
+#[test]
 fn what_is_damaged_comes_from_a_registry_that_had_it() {
     let registry = Fixture::start();
     let place = Place::with_model();
@@ -93,11 +105,15 @@ fn a_manifest_that_is_damaged_comes_again_too() {
 #[test]
 fn what_is_damaged_comes_from_another_store() {
     let place = Place::with_model();
-    place.kiln("create demo:int4 checkpoint --quantize int4 --store other").expect(0);
+    // There it has another name, and the name is another model's.
+    place.kiln("create kept:int4 checkpoint --quantize int4 --store other").expect(0);
+    place.kiln("create demo:int4 checkpoint --quantize int8 --store other").expect(0);
+    let digest = place.digest("show demo:int4");
     fs::rename(place.path("checkpoint"), place.path("moved")).unwrap();
     damage(&place);
     let run = place.kiln("verify demo:int4 --repair --from other");
     assert_eq!(run.expect(3).stdout.lines().filter(|line| line.ends_with(" from other")).count(), 3, "{}", run.stdout);
+    assert_eq!(place.digest("show demo:int4"), digest);
     is_sound(&place);
 }
 
