@@ -157,6 +157,13 @@ impl Running {
         assert!(sent.success());
     }
 
+    /// Kills it after `delay`, without any chance to tidy up, unless it has ended by then.
+    pub(crate) fn kill_after(mut self, delay: Duration) -> Run {
+        sleep(delay);
+        self.child.kill().unwrap();
+        self.wait()
+    }
+
     pub(crate) fn wait(mut self) -> Run {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
