@@ -240,7 +240,7 @@ async fn a_token_to_mount_is_asked_for_with_the_target_first() {
     let registry = Fixture::start_with(Options::default().auth(Auth::bearer("alice", "s3cret")));
     registry.put_blob("a/base", content(1));
     // Not all registries say which scope a token lacks: it is asked for both at once, whatever is there already.
-    let (remote, blobs) = (remote(&registry, home("a/base", None)), [content(2), content(1)]);
+    let (remote, blobs) = (remote(&registry, home("a/base", Some(&content(1)))), [content(2), content(1)]);
     for blob in &blobs {
         remote.push(&Descriptor::of(MediaType::OLLAMA_TENSOR, blob), &Content(blob.clone())).await.unwrap();
     }

@@ -415,6 +415,7 @@ async fn a_registry_that_takes_long_to_finish_is_waited_for() {
     // The last request of a blob in chunks has no body, that of a small one has all of it.
     scene.push(&content(1000)).await;
     assert_eq!((scene.requests("POST").len(), scene.requests("PUT").len()), (2, 2));
+    assert!(scene.registry.requests().iter().all(|request| request.method != "HEAD"), "its answer was not given up");
 }
 
 #[tokio::test]
