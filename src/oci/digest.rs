@@ -76,6 +76,15 @@ impl Digest {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Its first sixteen bytes as a number, which tell apart all digests that anybody has met.
+    pub fn prefix(&self) -> u128 {
+        let bytes = match &self.0 {
+            Value::Sha256(bytes) => bytes.as_slice(),
+            Value::Sha512(bytes) => bytes,
+        };
+        bytes.iter().take(16).fold(0, |prefix, byte| prefix << 8 | u128::from(*byte))
+    }
+
     /// Reads lower-case hex digits, as a file name in `blobs/` has them; how many there are tells the
     /// algorithm.
     pub fn from_hex(hex: &str) -> Option<Self> {
@@ -88,20 +97,24 @@ impl Digest {
 }
 
 fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
+    let (mut bytes, mut all) = ([0; N], 0);
     for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        *byte = high << 4 | low;
+        all |= high | low;
     }
-    Some(bytes)
+    (all < 16).then_some(bytes)
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// What each byte is as a hex digit; 255 for what is none. A store has half a million of names to read.
+const NIBBLES: [u8; 256] = {
+    let (mut nibbles, mut value) = ([255; 256], 0);
+    while value < 16 {
+        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    nibbles
+};
 
 impl FromStr for Digest {
     type Err = Error;

@@ -2,12 +2,12 @@
 //! regular files whose names it gave itself, reaches them without following a symlink, and sweeps
 //! nothing when it cannot read a manifest: what that needs is unknown.
 
-use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
@@ -19,7 +19,7 @@ use super::lock::Lock;
 use super::notes::manifest_of;
 use super::partial;
 use super::{PATIENCE, Store, failed};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
 use crate::storage::Removal;
 
@@ -87,19 +87,20 @@ impl Store {
 
         let mut report = GcReport::default();
         for (algorithm, files) in blob_files {
-            for Found { name, size, .. } in files.files()? {
-                match Digest::from_hex(&name).filter(|digest| digest.algorithm() == algorithm) {
-                    Some(digest) if blobs.contains(&digest) => report.kept += 1,
-                    Some(digest) => {
-                        files.remove(&name, dry_run)?;
-                        report.blobs.push((digest, size));
-                        report.bytes += size;
-                    }
-                    None => {}
-                }
+            // Most blobs are needed: nothing more is asked about those, or remembered.
+            let garbage = files.files(|name| {
+                let Some(digest) = digest_of(name, algorithm) else { return false };
+                let is_needed = blobs.contains(&digest.prefix());
+                report.kept += u64::from(is_needed);
+                !is_needed
+            })?;
+            for Found { name, size, .. } in garbage {
+                files.remove(&name, dry_run)?;
+                report.blobs.extend(digest_of(&name, algorithm).map(|digest| (digest, size)));
+                report.bytes += size;
             }
         }
-        let unfinished = drafts.files()?;
+        let unfinished = drafts.files(|_| true)?;
         let since = SystemTime::now().checked_sub(RESUMABLE_FOR).unwrap_or(UNIX_EPOCH);
         let is_resumable = |digest: &Digest| {
             let modified = |name: &String| Some(unfinished.iter().find(|file| file.name == *name)?.modified);
@@ -123,13 +124,13 @@ impl Store {
         // What is remembered of a push that is this old, no registry remembers.
         if root.join("uploads").is_dir() {
             let uploads = Swept::open(store.layout.disk(), root, &["uploads"])?;
-            for Found { name, size, .. } in uploads.files()?.into_iter().filter(|file| file.modified < since) {
+            for Found { name, size, .. } in uploads.files(|_| true)?.into_iter().filter(|file| file.modified < since) {
                 uploads.remove(&name, dry_run)?;
                 report.unfinished += 1;
                 report.bytes += size;
             }
         }
-        for Found { name, .. } in notes.files()? {
+        for Found { name, .. } in notes.files(|_| true)? {
             if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
                 notes.remove(&name, dry_run)?;
                 report.notes += 1;
@@ -146,7 +147,7 @@ impl Store {
         let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
         // As for gc.
         sync_directory(self.layout.disk(), self.root())?;
-        if self.mark()?.blobs.contains(digest) {
+        if self.mark()?.blobs.contains(&digest.prefix()) {
             return Ok(Removal::Needed);
         }
         let path = self.blob_path(digest);
@@ -157,9 +158,26 @@ impl Store {
         }
     }
 
+    /// Marks what the names reach, on all processors: of a large store, reading the manifests takes the longest.
     fn mark(&self) -> Result<Marked> {
+        let entries = self.index()?.manifests;
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let shares = entries.chunks(entries.len().div_ceil(threads).max(1));
+        thread::scope(|scope| {
+            let marking: Vec<_> = shares.map(|share| scope.spawn(|| self.mark_from(share.to_vec()))).collect();
+            let mut all = Marked::default();
+            for marked in marking {
+                let marked =
+                    marked.join().map_err(|_| Error::new(ErrorKind::Unexpected, "The marking broke off"))??;
+                all.manifests.extend(marked.manifests);
+                all.blobs.extend(marked.blobs);
+            }
+            Ok(all)
+        })
+    }
+
+    fn mark_from(&self, mut left: Vec<Descriptor>) -> Result<Marked> {
         let mut marked = Marked::default();
-        let mut left = self.index()?.manifests;
         while let Some(entry) = left.pop() {
             if !marked.manifests.insert(entry.digest) {
                 continue;
@@ -171,20 +189,26 @@ impl Store {
                     .hint(format!("`kiln pull` or `kiln create` it again, or `kiln rm {name}`, then `kiln gc` again"))
                     .caused_by(cause)
             })?;
-            marked.blobs.insert(entry.digest);
-            marked.blobs.extend(document.blobs().map(|blob| blob.digest));
+            marked.blobs.insert(entry.digest.prefix());
+            marked.blobs.extend(document.blobs().map(|blob| blob.digest.prefix()));
             left.extend_from_slice(document.manifests());
         }
         Ok(marked)
     }
 }
 
+/// The digest by `algorithm` that the name of a blob is.
+fn digest_of(name: &str, algorithm: Algorithm) -> Option<Digest> {
+    Digest::from_hex(name).filter(|digest| digest.algorithm() == algorithm)
+}
+
 /// What the names reach.
 #[derive(Default)]
 struct Marked {
     manifests: BTreeSet<Digest>,
-    /// The manifests and everything they need.
-    blobs: BTreeSet<Digest>,
+    /// The manifests and everything they need, by the prefixes of their digests: a store has half a million, and two
+    /// that agree in so much keep what could go, no more.
+    blobs: HashSet<u128>,
 }
 
 /// A file that a sweep may come upon.
@@ -218,20 +242,24 @@ impl Swept {
         Ok(Self { disk: disk.clone(), path, handle })
     }
 
-    /// The regular files with names in UTF-8, sorted.
-    fn files(&self) -> Result<Vec<Found>> {
-        let list = || -> io::Result<Vec<Found>> {
+    /// The regular files with names in UTF-8 that are `wanted`, sorted.
+    fn files(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<Found>> {
+        let mut list = || -> io::Result<Vec<Found>> {
             let mut files = Vec::new();
             for entry in Dir::read_from(&self.handle)? {
                 let entry = entry?;
-                let name: CString = entry.file_name().to_owned();
-                let status = statat(&self.handle, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-                if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile
-                    && let Ok(name) = name.into_string()
-                {
+                let Ok(name) = entry.file_name().to_str() else { continue };
+                let status = || statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
+                let kind = match entry.file_type() {
+                    // Not every file system says it here.
+                    FileType::Unknown => FileType::from_raw_mode(status()?.st_mode),
+                    kind => kind,
+                };
+                if kind == FileType::RegularFile && wanted(name) {
+                    let status = status()?;
                     let seconds = u64::try_from(status.st_mtime).unwrap_or_default();
                     files.push(Found {
-                        name,
+                        name: name.to_owned(),
                         size: u64::try_from(status.st_size).unwrap_or_default(),
                         modified: UNIX_EPOCH + Duration::from_secs(seconds),
                     });
@@ -256,7 +284,6 @@ impl Swept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
 
     const BRIEFLY: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(20);
