@@ -1,5 +1,7 @@
 //! `kiln tag`, `kiln rm` and `kiln gc`: naming, forgetting, and taking the space back.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 
@@ -25,7 +27,8 @@ Examples:
 const GC_EXAMPLES: &str = "\
 Examples:
   kiln gc --dry-run
-  kiln gc";
+  kiln gc
+  kiln gc --wait 3600";
 
 /// Give a model another name
 #[derive(Debug, Args)]
@@ -123,19 +126,15 @@ pub(super) struct Gc {
     /// Print what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// How long to wait for other kilns that use the store
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    wait: u32,
 }
 
 impl Gc {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let dry_run = self.dry_run;
-        let report = session
-            .blocking(move |session| {
-                let root = session.settings.store()?;
-                // A store that nobody has written to yet is empty, not an error.
-                drop(session.open_store()?);
-                remove::gc(&root, dry_run)
-            })
-            .await?;
+        let (dry_run, patience) = (self.dry_run, Duration::from_secs(self.wait.into()));
+        let report = session.blocking(move |session| remove::gc(&session.settings.store()?, dry_run, patience)).await?;
         let printer = &session.printer;
         let blobs = report.blobs.len() as u64;
         if printer.is_json() {

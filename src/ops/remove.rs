@@ -1,11 +1,12 @@
 //! Naming and forgetting: tags, removal, garbage collection.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::inspect::require;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
-use crate::store::{GcReport, Store};
+use crate::store::{Disk, GcReport, Store};
 
 /// Gives a stored model another name.
 ///
@@ -27,11 +28,13 @@ pub fn remove(store: &Store, name: &Reference) -> Result<Digest> {
     removed.map_or_else(|| require(store, name), Ok).map(|target| target.digest)
 }
 
-/// Removes what no name reaches, or says what that is.
+/// Removes what no name reaches, or says what that is; waits no longer than `patience` for others that use the store. A
+/// store that nobody has written to yet is empty, not an error.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Store`] when the store is in use, [`crate::ErrorKind::Corrupt`] when a manifest
+/// [`crate::ErrorKind::Store`] when the store is in use for longer, [`crate::ErrorKind::Corrupt`] when a manifest
 /// cannot be read: then nothing is removed.
-pub fn gc(root: &Path, dry_run: bool) -> Result<GcReport> {
-    Store::gc(root, dry_run)
+pub fn gc(root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
+    drop(Store::open_within(Disk::default(), root, patience)?);
+    Store::gc_within(Disk::default(), root, dry_run, patience)
 }

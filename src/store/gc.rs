@@ -65,7 +65,11 @@ impl Store {
         Self::gc_within(disk, root, dry_run, PATIENCE)
     }
 
-    fn gc_within(disk: Disk, root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
+    /// As [`Store::gc`], with `patience` for others that use the store.
+    ///
+    /// # Errors
+    /// As [`Store::gc`], when it is in use for longer than that.
+    pub fn gc_within(disk: Disk, root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
         let layout = Layout::open(disk, root)?;
         let lock = if dry_run { Lock::shared } else { Lock::exclusive }(layout.disk(), &layout.store_lock(), patience)?;
         let store = Self { layout: Arc::new(layout), _lock: Arc::new(lock) };

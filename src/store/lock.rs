@@ -59,8 +59,9 @@ impl Lock {
                 }
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("The store is locked by another process: `{}`", path.display());
-                    return Err(Error::new(ErrorKind::Store, message)
-                        .hint("wait for the other `kiln` to finish, then run the command again"));
+                    return Err(Error::new(ErrorKind::Store, message).hint(
+                        "wait for the other `kiln` to finish, or stop its `kiln serve`, then run the command again",
+                    ));
                 }
                 Err(TryLockError::Error(cause)) => return Err(failed("lock", path, cause)),
             }

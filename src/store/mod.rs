@@ -81,7 +81,11 @@ impl Store {
         if Layout::is_at(root)? { Self::open(root).map(Some) } else { Ok(None) }
     }
 
-    fn open_within(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
+    /// As [`Store::open`], with `patience` for a `kiln gc` that holds the store.
+    ///
+    /// # Errors
+    /// As [`Store::open`], when it is held for longer than that.
+    pub fn open_within(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
         let layout = Layout::open_or_create(disk, root, patience)?;
         let lock = Lock::shared(layout.disk(), &layout.store_lock(), patience)?;
         Ok(Self { layout: Arc::new(layout), _lock: Arc::new(lock) })

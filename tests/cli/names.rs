@@ -52,14 +52,16 @@ fn help_says_what_it_takes() {
     Usage: kiln gc [OPTIONS]
 
     Options:
-          --dry-run  Print what would be removed, and remove nothing
-      -h, --help     Print help (see more with '--help')
+          --dry-run         Print what would be removed, and remove nothing
+          --wait <SECONDS>  How long to wait for other kilns that use the store [default: 30]
+      -h, --help            Print help (see more with '--help')
 
     Global options: …
 
     Examples:
       kiln gc --dry-run
       kiln gc
+      kiln gc --wait 3600
     ");
 }
 
