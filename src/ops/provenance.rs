@@ -54,6 +54,9 @@ pub(super) struct Note {
     started: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
+    /// What others keep there, such as how far the model was read.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A run that makes a model.
@@ -95,6 +98,7 @@ impl Run {
             source: Some(source),
             started: Some(rfc3339(self.started)),
             target: Some(format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
+            others: serde_json::Map::new(),
         }
     }
 }

@@ -66,9 +66,16 @@ fn when_all_was_read_is_noted_beside_the_source() {
     let place = Place::with_model();
     let all = place.kiln("verify demo:int4 --max-duration 600 --json").expect(0).last_object();
     assert_eq!((&all["result"], &all["notChecked"]), (&json!("ok"), &json!(["tensors", "rebuild", "trust"])));
-    let note = place.path("store/notes").read_dir().unwrap().next().unwrap().unwrap().path();
-    let note: serde_json::Value = serde_json::from_slice(&std::fs::read(note).unwrap()).unwrap();
-    assert!(note["source"].is_string() && note["read"]["completed"].is_string(), "{note}");
+    let path = place.path("store/notes").read_dir().unwrap().next().unwrap().unwrap().path();
+    let note = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+    let read = note();
+    assert!(read["source"].is_string() && read["read"]["completed"].is_string(), "{read}");
+    // A statement has the files of the source noted, too, and nothing else.
+    place.kiln("attest demo:int4 --output statement.json").expect(0);
+    let mut attested = note();
+    let files = attested.as_object_mut().unwrap().remove("files");
+    assert!(files.is_some_and(|files| !files.as_object().unwrap().is_empty()));
+    assert_eq!(attested, read);
 }
 
 #[test]
