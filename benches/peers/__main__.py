@@ -5,8 +5,8 @@
     python benches/peers [SUITE…] [--write]
 
 Needs `docker-registry`, `skopeo`, `oras`, `crane`, `openssl` and `sha256sum` on the path, and a few GiB under `--place`, which
-should be on a tmpfs. Prints a table for each suite; `--write` puts tables, plots and ratios into `docs/`. With `--short` the
-suites are small, and a ratio below half of the recorded one fails.
+should be on a tmpfs. Prints a table for each suite; `--write` puts tables and plots into `docs/`, and the ratios into
+`benches/recorded.json`. With `--short` the suites are small, and a ratio below half of the recorded one fails.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from tables import Table, plot
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ROOT / "benches/recorded.json"
 MIB = 1 << 20
+# What the short form measures when nothing is named.
+SHORT = ["create", "verify", "plain"]
 # Layers, experts, hidden size and width of an expert; without experts, the MiB of a single tensor.
 SHAPES = {
     "1 GiB, 32 experts x 4": (4, 32, 2048, 640),
@@ -34,12 +36,12 @@ SHAPES = {
 
 def suites(kiln: str, place: Path, disk: Path, short: bool) -> dict:
     """What can be measured; each takes some minutes, or some seconds when `short`."""
-    rounds, layers = (3, 4) if not short else (1, 1)
-    large = (8, 512 * MIB) if not short else (8, 16 * MIB)
+    rounds, layers = (3, 4) if not short else (3, 1)
+    large = (8, 512 * MIB) if not short else (8, 32 * MIB)
     small = (2000, 64 << 10) if not short else (200, 64 << 10)
     way = ["what", "over", "layers", "client"]
     return {
-        "create": lambda: Table("create", ["scheme", "program"], store.create(kiln, place / "create", layers, rounds)),
+        "create": lambda: Table("create", ["scheme", "program"], store.create(kiln, place / "create", layers, rounds, ["int4", "mxfp8"] if short else store.MLX)),
         "verify": lambda: Table("verify", ["what", "program"], store.verify(kiln, place / "verify", layers, rounds)),
         "lists": lambda: Table("lists", ["command", "of", "program"],
                                store.lists(kiln, place / "lists", 1000 if not short else 20, 500, rounds)),
@@ -67,11 +69,16 @@ def main() -> None:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.place, ignore_errors=True)
     known = suites(arguments.kiln, arguments.place, arguments.disk, arguments.short)
-    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    kept = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    recorded = kept.setdefault("short" if arguments.short else "full", {})
     slower = []
-    for name in arguments.suites or known:
+    for name in arguments.suites or (SHORT if arguments.short else known):
         table = known[name]()
         ratios = table.ratios()
+        if arguments.short and any(ratio < recorded.get(name, {}).get(what, 0) / 2 for what, ratio in ratios.items()):
+            # Once may be chance.
+            again = known[name]().ratios()
+            ratios = {what: max(ratio, again[what]) for what, ratio in ratios.items()}
         print(f"\n{name}\n\n{table.markdown()}\n")
         for what, ratio in ratios.items():
             before = recorded.get(name, {}).get(what)
@@ -79,9 +86,10 @@ def main() -> None:
             if arguments.short and before and ratio < before / 2:
                 slower.append(f"{name}, {what}: {ratio}, recorded {before}")
         if arguments.write:
-            publish(table)
+            if not arguments.short:
+                publish(table)
             recorded[name] = ratios
-            RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+            RECORDED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(arguments.place, ignore_errors=True)
     if slower:
         sys.exit("less than half as fast as recorded:\n" + "\n".join(slower))

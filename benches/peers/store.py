@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import material
@@ -23,8 +23,9 @@ MLX = {
 }
 
 
-def halves(directory: Path) -> list[list[str]]:
-    """Two `sha256sum` side by side, each with about half of the bytes of the files in `directory`."""
+def hashing(directory: Path) -> list[Subject]:
+    """SHA-256 of all files in `directory` by two processes side by side, each with about half of the bytes: as everybody
+    does it, and as fast as the processor can, which not every `sha256sum` is."""
     shares: list[list[Path]] = [[], []]
     sizes = [0, 0]
     files = sorted((path for path in directory.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)
@@ -32,11 +33,12 @@ def halves(directory: Path) -> list[list[str]]:
         least = sizes.index(min(sizes))
         shares[least].append(path)
         sizes[least] += path.stat().st_size
-    return [["sha256sum", *map(str, share)] for share in shares if share]
+    programs = {"two sha256sum": ["sha256sum"], "two openssl dgst": ["openssl", "dgst", "-sha256"]}
+    return [Subject(name, [[*command, *map(str, share)] for share in shares if share]) for name, command in programs.items()]
 
 
-def create(kiln: str, place: Path, layers: int, rounds: int) -> list[Row]:
-    """A mixture of 32 experts, unquantized beside `sha256sum`, and in each scheme beside `mlx_lm.convert`."""
+def create(kiln: str, place: Path, layers: int, rounds: int, schemes: Iterable[str]) -> list[Row]:
+    """A mixture of 32 experts, unquantized beside SHA-256 alone, and in each scheme beside `mlx_lm.convert`."""
     checkpoint, store, out = place / "checkpoint", place / "store", place / "mlx"
     size = material.mixture(checkpoint, layers, 32, 2048, 640)
 
@@ -46,12 +48,13 @@ def create(kiln: str, place: Path, layers: int, rounds: int) -> list[Row]:
         return Subject("kiln", [command], lambda: shutil.rmtree(store, ignore_errors=True))
 
     rows = []
-    hashed = paired([making(None), Subject("two sha256sum", halves(checkpoint))], rounds)
+    hashed = paired([making(None), *hashing(checkpoint)], rounds)
     rows += [Row(["none", name], sample, size) for name, sample in hashed.items()]
     shutil.rmtree(store)
-    for scheme, options in MLX.items():
+    for scheme in schemes:
         # The command of the package that this Python has; it converts on the processor where there is nothing else.
-        command = [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", str(checkpoint), "--mlx-path", str(out), "-q", *options]
+        command = [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", str(checkpoint), "--mlx-path", str(out), "-q",
+                   *MLX[scheme]]
         peer = Subject("mlx_lm.convert", [command], lambda: shutil.rmtree(out, ignore_errors=True), {"HF_HUB_OFFLINE": "1"})
         subjects = [making(scheme), peer]
         # Where the other takes minutes, once is enough.
@@ -70,7 +73,7 @@ def verify(kiln: str, place: Path, layers: int, rounds: int) -> list[Row]:
     subprocess.run(making, check=True, stdout=subprocess.DEVNULL)
     checking = [kiln, "verify", "bench", "--level", "digests", "--store", str(store), "--quiet"]
     again = paired(
-        [Subject("kiln", [checking]), Subject("two sha256sum", halves(store / "blobs")), Subject("kiln create again", [making])],
+        [Subject("kiln", [checking]), *hashing(store / "blobs"), Subject("kiln create again", [making])],
         rounds,
     )
     shutil.rmtree(place)
