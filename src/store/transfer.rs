@@ -1,14 +1,14 @@
 //! The store as one side of a transfer: the asynchronous traits of [`crate::storage`] over blocking
 //! files.
 
-use std::fs;
-use std::io::{self, Seek, SeekFrom};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::io::AsyncReadExt as _;
-use tokio_util::io::ReaderStream;
+use futures_util::stream;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::durable::{BLOB_MODE, sealed};
 use super::{Store, failed};
@@ -28,7 +28,7 @@ impl Store {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store))
             .await
-            .map_err(|cause| Error::new(ErrorKind::Unexpected, "A task of the store ended early").caused_by(cause))?
+            .map_err(ended_early)?
     }
 }
 
@@ -49,14 +49,31 @@ impl Fetch for Store {
         });
         let Some(file) = opened.await? else { return Ok(None) };
         // The stream keeps the handle, so that no gc runs while it is read.
-        let store = self.clone();
-        let part = tokio::fs::File::from_std(file).take(bytes.end - bytes.start);
-        let chunks = ReaderStream::with_capacity(part, CHUNK).map(move |chunk| {
-            let _open = &store;
-            chunk.map_err(|cause| failed("read", &path, cause))
+        let (store, path) = (self.clone(), Arc::new(path));
+        let chunks = stream::try_unfold(next_of(file.take(bytes.end - bytes.start)), move |reading| {
+            let (_open, path) = (store.clone(), Arc::clone(&path));
+            async move {
+                let (rest, chunk) = reading.await.map_err(ended_early)?;
+                let chunk = chunk.map_err(|cause| failed("read", &path, cause))?;
+                // While this one is hashed and sent, the next is read.
+                Ok((!chunk.is_empty()).then(|| (chunk.into(), next_of(rest))))
+            }
         });
         Ok(Some(Box::pin(chunks)))
     }
+}
+
+/// Begins to read the next chunk of `part`; it is empty at the end.
+fn next_of(mut part: Take<File>) -> JoinHandle<(Take<File>, io::Result<Vec<u8>>)> {
+    tokio::task::spawn_blocking(move || {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let read = part.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
+        (part, read.map(|_| chunk))
+    })
+}
+
+fn ended_early(cause: JoinError) -> Error {
+    Error::new(ErrorKind::Unexpected, "A task of the store ended early").caused_by(cause)
 }
 
 impl Push for Store {
