@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::settings::variable;
 use super::{
     attach, checkout, create, crosscheck, demo, diff, exit, export, families, inspect, login, names, remote, serve,
-    shell, sign, transfer, verify,
+    shell, sign, transfer, usage, verify,
 };
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Dialect;
@@ -117,6 +117,7 @@ pub(super) enum Command {
     Tag(names::Tag),
     Rm(names::Rm),
     Gc(names::Gc),
+    Du(usage::Du),
     Serve(serve::Serve),
     Login(login::Login),
     Logout(login::Logout),

@@ -42,7 +42,8 @@ impl List {
                     "digest": model.digest,
                     "layers": model.contents.map(|contents| contents.layers),
                     "bytes": model.contents.map(|contents| contents.bytes),
-                    "state": if model.contents.is_some() { "present" } else { "unreadable" },
+                    "state": model.contents.map_or("unreadable", |contents| state(contents.damaged)),
+                    "damaged": model.contents.map(|contents| contents.damaged),
                 }));
             }
             return Ok(Exit::Done);
@@ -50,7 +51,8 @@ impl List {
         let mut rows = vec![["NAME", "DIGEST", "LAYERS", "SIZE"].map(str::to_owned).to_vec()];
         for model in &models {
             let (layers, bytes) = match model.contents {
-                Some(Contents { layers, bytes }) => (layers.to_string(), size(bytes)),
+                Some(Contents { layers, bytes, damaged: 0 }) => (layers.to_string(), size(bytes)),
+                Some(Contents { layers, bytes, .. }) => (format!("{layers} (degraded)"), size(bytes)),
                 None => ("?".to_owned(), "?".to_owned()),
             };
             rows.push(vec![model.name.clone(), short(&model.digest), layers, bytes]);
@@ -59,6 +61,12 @@ impl List {
         for model in models.iter().filter(|model| model.contents.is_none()) {
             let name = &model.name;
             printer.note(format_args!("the manifest of `{name}` cannot be read: `kiln verify {name}` says why"));
+        }
+        for model in &models {
+            let damaged = model.contents.map_or(0, |contents| contents.damaged);
+            if damaged > 0 {
+                printer.note(degraded(&model.name, damaged));
+            }
         }
         Ok(Exit::Done)
     }
@@ -80,9 +88,22 @@ impl Show {
             session.printer.object(&object(&name, &shown));
         } else {
             session.printer.data(drawn(&name, &shown, session.settings.verbose));
+            if shown.damaged > 0 {
+                session.printer.note(degraded(&name.to_string(), shown.damaged));
+            }
         }
         Ok(Exit::Done)
     }
+}
+
+/// What can be told of a model without reading its layers.
+fn state(damaged: u64) -> &'static str {
+    if damaged == 0 { "present" } else { "degraded" }
+}
+
+fn degraded(name: &str, damaged: u64) -> String {
+    let blobs = count(damaged, "blob");
+    format!("`{name}` is degraded, {blobs} missing or of another size: `kiln verify {name} --repair` brings that again")
 }
 
 fn object(name: &Reference, shown: &Shown) -> Value {
@@ -109,6 +130,8 @@ fn object(name: &Reference, shown: &Shown) -> Value {
         "mediaType": shown.media_type,
         "profile": shown.profile,
         "scheme": shown.scheme,
+        "state": state(shown.damaged),
+        "damaged": shown.damaged,
         "layers": layers.collect::<Vec<_>>(),
         "tensors": tensors.collect::<Vec<_>>(),
     })
@@ -156,6 +179,7 @@ fn tensors_by_scheme(shown: &Shown) -> String {
     }
 }
 
-fn short(digest: &Digest) -> String {
+/// The first digits of a digest, for a table.
+pub(super) fn short(digest: &Digest) -> String {
     digest.hex().chars().take(SHORT).collect()
 }

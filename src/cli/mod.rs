@@ -30,6 +30,7 @@ mod sign;
 mod transfer;
 mod transport;
 mod trust;
+mod usage;
 mod verify;
 
 use std::ffi::OsString;
@@ -164,6 +165,7 @@ impl Session {
             Command::Tag(tag) => tag.run(self).await,
             Command::Rm(rm) => rm.run(self).await,
             Command::Gc(gc) => gc.run(self).await,
+            Command::Du(du) => du.run(self).await,
             Command::Serve(serve) => serve.run(self).await,
             Command::Login(login) => login.run(self).await,
             Command::Logout(logout) => logout.run(self).await,

@@ -28,6 +28,8 @@ pub struct Contents {
     pub layers: u64,
     /// The bytes of all layers and the config.
     pub bytes: u64,
+    /// How many of its blobs are missing or have another size. What is in the others was not read.
+    pub damaged: u64,
 }
 
 /// Every model in the store, by name.
@@ -36,15 +38,19 @@ pub struct Contents {
 /// [`ErrorKind::Store`] when the store's index cannot be read.
 pub fn list(store: &Store) -> Result<Vec<Listed>> {
     let refs = store.refs()?.into_iter();
-    Ok(refs
-        .map(|(name, target)| {
-            let contents = store
-                .manifest(&target)
-                .ok()
-                .map(|(manifest, _)| Contents { layers: manifest.layers.len() as u64, bytes: manifest.total_size() });
-            Listed { name, digest: target.digest, contents }
-        })
-        .collect())
+    refs.map(|(name, target)| {
+        let contents = store.manifest(&target).ok().map(|(manifest, _)| contents(store, &manifest)).transpose()?;
+        Ok(Listed { name, digest: target.digest, contents })
+    })
+    .collect()
+}
+
+fn contents(store: &Store, manifest: &Manifest) -> Result<Contents> {
+    let mut damaged = 0;
+    for blob in manifest.blobs() {
+        damaged += u64::from(store.glance(blob)?.is_err());
+    }
+    Ok(Contents { layers: manifest.layers.len() as u64, bytes: manifest.total_size(), damaged })
 }
 
 /// One model, in full.
@@ -58,6 +64,8 @@ pub struct Shown {
     pub profile: Option<String>,
     /// The scheme that was asked for; `None` when there is none.
     pub scheme: Option<String>,
+    /// How many of its blobs are missing or have another size.
+    pub damaged: u64,
     /// The layers, in order.
     pub layers: Vec<ShownLayer>,
     /// The tensors, in the order of the layers.
@@ -120,6 +128,7 @@ pub fn show(store: &Store, name: &Reference) -> Result<Shown> {
         None => from_headers(store, &manifest)?,
     };
     Ok(Shown {
+        damaged: contents(store, &manifest)?.damaged,
         digest: target.digest,
         media_type: target.media_type,
         profile: lock.as_ref().map(|lock| lock.profile.clone()),

@@ -29,4 +29,5 @@ pub mod source;
 mod text;
 pub mod transfer;
 pub mod trust;
+pub mod usage;
 pub mod verify;

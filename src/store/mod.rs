@@ -22,6 +22,7 @@ mod registries;
 mod stage;
 mod transfer;
 mod unfinished;
+mod usage;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use place::Link;
 pub use read::{Damage, examine};
 pub use registries::{Published, Seen};
 pub use stage::StagedBlob;
+pub use usage::{NameBytes, NameUsage, Space, Usage};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;

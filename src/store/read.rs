@@ -158,10 +158,21 @@ impl Store {
         }
     }
 
+    /// Says what is wrong with the content of `target` as far as that shows without reading it.
+    ///
+    /// # Errors
+    /// As [`Store::check`].
+    pub fn glance(&self, target: &Descriptor) -> Result<Result<(), Damage>> {
+        Ok(match open_regular(&self.blob_path(&target.digest))? {
+            None => Err(Damage::Missing),
+            Some((_, actual)) if actual != target.size => Err(Damage::Size { actual }),
+            Some(_) => Ok(()),
+        })
+    }
+
     /// Whether a file of the right size is there.
     pub(super) fn has_size(&self, target: &Descriptor) -> Result<bool> {
-        let found = open_regular(&self.blob_path(&target.digest))?;
-        Ok(found.is_some_and(|(_, actual)| actual == target.size))
+        Ok(self.glance(target)?.is_ok())
     }
 
     /// Whether the content of `target` is there, whole and right, so that it need not be written again.

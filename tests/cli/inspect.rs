@@ -66,7 +66,7 @@ fn a_list_has_one_object_a_line() {
     assert_eq!(demo["digest"], digest);
     assert_eq!(demo["layers"], 21);
     assert!(demo["bytes"].as_u64().unwrap() > 200_000);
-    assert_eq!(demo["state"], "present");
+    assert_eq!((&demo["state"], &demo["damaged"]), (&json!("present"), &json!(0)));
 }
 
 #[test]
@@ -83,6 +83,39 @@ fn a_model_without_its_manifest_is_listed_as_such() {
     ");
     let object = place.kiln("list --json").last_object();
     assert_eq!((&object["state"], &object["layers"]), (&json!("unreadable"), &json!(null)));
+}
+
+#[test]
+fn a_model_that_lacks_blobs_is_listed_as_degraded() {
+    let place = Place::with_model();
+    place.kiln("create sound:kept checkpoint").expect(0);
+    let of_both = place.blob(&place.layer("model.norm.weight"));
+    fs::remove_file(place.blob(&place.layer("lm_head.weight"))).unwrap();
+    let experts = place.blob(&place.layer("model.layers.0.mlp.switch_mlp"));
+    let bytes = fs::read(&experts).unwrap();
+    fs::remove_file(&experts).unwrap();
+    fs::write(&experts, &bytes[1..]).unwrap();
+    assert_snapshot!(place.kiln("list"), @r"
+    exit: 0
+    --- stdout ---
+    NAME        DIGEST        LAYERS         SIZE
+    demo:int4   [SHORT]       21 (degraded)  [SIZE]
+    sound:kept  [SHORT]       21             [SIZE]
+    --- stderr ---
+    note: `demo:int4` is degraded, 2 blobs missing or of another size: `kiln verify demo:int4 --repair` brings that again
+    ");
+    let [demo, sound] = &*place.kiln("list --json").objects() else { panic!() };
+    assert_eq!((&demo["state"], &demo["damaged"], &demo["layers"]), (&json!("degraded"), &json!(2), &json!(21)));
+    assert_eq!((&sound["state"], &sound["damaged"]), (&json!("present"), &json!(0)));
+    let shown = place.kiln("show demo:int4");
+    assert!(shown.expect(0).stderr.contains("is degraded, 2 blobs missing or of another size"), "{shown}");
+    assert_eq!(place.kiln("show demo:int4 --json").last_object()["state"], "degraded");
+    // What two models need, both lack.
+    fs::remove_file(of_both).unwrap();
+    let damaged: Vec<_> = place.kiln("list --json").objects().iter().map(|it| it["damaged"].clone()).collect();
+    assert_eq!(damaged, [3, 1]);
+    place.kiln("verify demo:int4 --repair").expect(3);
+    assert!(place.kiln("list --json").objects().iter().all(|it| it["state"] == "present"));
 }
 
 #[test]

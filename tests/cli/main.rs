@@ -28,6 +28,7 @@ mod shell;
 mod sources;
 mod transfer;
 mod trust;
+mod usage;
 mod verify;
 mod verify_elsewhere;
 mod verify_parts;

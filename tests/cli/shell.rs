@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 
 use crate::place::Place;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "attach",
     "attest",
     "catalog",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 27] = [
     "crosscheck",
     "demo",
     "diff",
+    "du",
     "export",
     "families",
     "gc",
@@ -105,6 +106,7 @@ fn help_names_every_command() {
       tag          Give a model another name
       rm           Remove names, in the store or in a registry
       gc           Remove the blobs that no model needs
+      du           Show what takes the store's space
       serve        Serve the store as a registry over HTTP
       login        Log in to a registry
       logout       Forget the credential for a registry
