@@ -5,16 +5,11 @@
 
 use std::marker::PhantomData;
 
-use super::float::{Element, multiply};
+use super::float::Element;
 use super::instructions::Kernel;
-use super::pack::{pack, unpack};
-use super::{NonFinite, Quantized, TILE, float};
-
-/// Elements that are computed together. Every group size is a multiple.
-const BLOCK: usize = 32;
-
-/// A block in the units of the bit stream.
-const EIGHTS: usize = BLOCK / 8;
+use super::lanes::{LANES, Lanes};
+use super::pack::{BLOCK, pack, unpack};
+use super::{NonFinite, Quantized, TILE, are_finite};
 
 /// The smallest scale: binary32 nearest to 1e-7.
 const SMALLEST_SCALE: f32 = f32::from_bits(0x33D6_BF95);
@@ -37,14 +32,14 @@ impl<E: Element> Kernel for Quantize<'_, E> {
     type Output = Result<(), NonFinite>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run<L: Lanes>(self) -> Self::Output {
         match self.bits {
-            2 => self.quantize::<2>(),
-            3 => self.quantize::<3>(),
-            4 => self.quantize::<4>(),
-            5 => self.quantize::<5>(),
-            6 => self.quantize::<6>(),
-            8 => self.quantize::<8>(),
+            2 => self.quantize::<L, 2>(),
+            3 => self.quantize::<L, 3>(),
+            4 => self.quantize::<L, 4>(),
+            5 => self.quantize::<L, 5>(),
+            6 => self.quantize::<L, 6>(),
+            8 => self.quantize::<L, 8>(),
             bits => unreachable!("no affine scheme has {bits} bits"),
         }
     }
@@ -52,34 +47,35 @@ impl<E: Element> Kernel for Quantize<'_, E> {
 
 impl<E: Element> Quantize<'_, E> {
     #[inline(always)]
-    fn quantize<const BITS: usize>(self) -> Result<(), NonFinite> {
+    fn quantize<L: Lanes, const BITS: usize>(self) -> Result<(), NonFinite> {
         let Self { group_size, input, out, .. } = self;
-        let tiles = input
-            .chunks(TILE * group_size * E::SIZE)
-            .zip(out.packed.chunks_mut(TILE * group_size / 8 * BITS))
-            .zip(out.scales.chunks_mut(TILE * E::SIZE))
-            .zip(out.biases.chunks_mut(TILE * E::SIZE));
-        for (index, (((input, packed), scales), biases)) in tiles.enumerate() {
-            let mut lines = [Line::default(); TILE];
-            let groups = input.chunks_exact(group_size * E::SIZE);
-            let parts = scales.chunks_exact_mut(E::SIZE).zip(biases.chunks_exact_mut(E::SIZE));
-            for ((group, (scale, bias)), line) in groups.zip(parts).zip(&mut lines) {
-                let Some((least, largest)) = extremes::<E>(group) else {
-                    return Err(NonFinite::first_in::<E>(input, index * TILE * group_size));
-                };
-                *line = Line::through::<BITS>(least, largest);
-                E::store(line.scale, scale);
-                E::store(line.bias, bias);
+        let tiles = (E::elements(input).chunks(TILE * group_size))
+            .zip(out.packed.as_chunks_mut::<BITS>().0.chunks_mut(TILE * group_size / 8))
+            .zip(E::elements_mut(out.scales).chunks_mut(TILE))
+            .zip(E::elements_mut(out.biases).chunks_mut(TILE));
+        for (index, (((elements, packed), scales), biases)) in tiles.enumerate() {
+            let mut least = [0.0; TILE];
+            let mut largest = [0.0; TILE];
+            for ((group, least), largest) in elements.chunks_exact(group_size).zip(&mut least).zip(&mut largest) {
+                // Of zeros of both signs the negative counts as the lesser: the sign of a zero reaches no output byte.
+                (*least, *largest) = E::edges::<L>(group);
             }
+            // In the total order the infinities and every NaN lie outside of the finite numbers.
+            if !(are_finite(&least) && are_finite(&largest)) {
+                return Err(NonFinite::first_in::<E>(elements, index * TILE * group_size));
+            }
+            let lines = Lines::through::<L, BITS>(&least, &largest);
+            scales.copy_from_slice(&narrowed::<L, E>(&lines.scales)[..scales.len()]);
+            biases.copy_from_slice(&narrowed::<L, E>(&lines.biases)[..biases.len()]);
 
-            let groups = input.chunks_exact(group_size * E::SIZE);
-            for ((group, packed), line) in groups.zip(packed.chunks_exact_mut(group_size / 8 * BITS)).zip(lines) {
-                let (packed, _) = packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
-                for (block, packed) in group.chunks_exact(BLOCK * E::SIZE).zip(packed) {
-                    let values: [f32; BLOCK] = E::load(block);
-                    let mut codes = [[0; 8]; EIGHTS];
-                    for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                        *code = line.code::<BITS>(value);
+            let groups = elements.chunks_exact(group_size).zip(packed.chunks_exact_mut(group_size / 8));
+            for ((group, packed), (scale, bias)) in groups.zip(lines.scales.into_iter().zip(lines.biases)) {
+                let (scale, bias) = (L::number(scale), L::number(bias));
+                let (blocks, _) = group.as_chunks::<LANES>().0.as_chunks::<{ BLOCK / LANES }>();
+                for (block, packed) in blocks.iter().zip(packed.as_chunks_mut().0) {
+                    let mut codes = [L::splat(0); BLOCK / LANES];
+                    for index in 0..BLOCK / LANES {
+                        codes[index] = code::<L, BITS>(E::load(&block[index]), scale, bias);
                     }
                     *packed = pack(codes);
                 }
@@ -89,71 +85,63 @@ impl<E: Element> Quantize<'_, E> {
     }
 }
 
-/// The least and the largest element of a group; `None` when one is not finite.
-///
-/// Of zeros of both signs the negative counts as the lesser: the sign of a zero reaches no output byte.
-#[inline(always)]
-fn extremes<E: Element>(group: &[u8]) -> Option<(f32, f32)> {
-    let mut least = [i32::MAX; BLOCK];
-    let mut largest = [i32::MIN; BLOCK];
-    for block in group.chunks_exact(BLOCK * E::SIZE) {
-        let values: [f32; BLOCK] = E::load(block);
-        for ((least, largest), value) in least.iter_mut().zip(&mut largest).zip(values) {
-            let order = float::total_order(value);
-            *least = (*least).min(order);
-            *largest = (*largest).max(order);
+/// The lines from codes to values, one for each group of a tile.
+struct Lines {
+    scales: [f32; TILE],
+    biases: [f32; TILE],
+}
+
+impl Lines {
+    #[inline(always)]
+    fn through<L: Lanes, const BITS: usize>(least: &[f32; TILE], largest: &[f32; TILE]) -> Self {
+        let mut lines = Self { scales: [0.0; TILE], biases: [0.0; TILE] };
+        let steps = L::number(((1 << BITS) - 1) as f32);
+        let smallest = L::number(SMALLEST_SCALE);
+        for groups in (0..TILE).step_by(LANES) {
+            let (least, largest) = (L::eight_of(least, groups), L::eight_of(largest, groups));
+            let step = largest.subtract(least).divide(steps).at_least(smallest);
+            let is_negative = largest.magnitude().is_less(least.magnitude());
+            let scale = is_negative.choose(step, step.or(L::number(-0.0)));
+            let edge = is_negative.choose(least, largest);
+            // Moves the scale so that the edge, and with it zero, is a whole number of steps.
+            let steps_to_zero = round_ties_even(edge.divide(scale));
+            let is_zero = steps_to_zero.magnitude().is_less(L::splat(1));
+            let scale = is_zero.choose(scale, edge.divide(steps_to_zero));
+            let bias = is_zero.choose(L::splat(0), edge);
+            lines.scales[groups..][..LANES].copy_from_slice(&scale.to_numbers());
+            lines.biases[groups..][..LANES].copy_from_slice(&bias.to_numbers());
         }
-    }
-    let least = float::from_total_order(least.into_iter().fold(i32::MAX, i32::min));
-    let largest = float::from_total_order(largest.into_iter().fold(i32::MIN, i32::max));
-    // In the total order the infinities and every NaN lie outside of the finite numbers.
-    (least.is_finite() && largest.is_finite()).then_some((least, largest))
-}
-
-/// The line from codes to values.
-#[derive(Clone, Copy, Debug, Default)]
-struct Line {
-    scale: f32,
-    bias: f32,
-}
-
-impl Line {
-    #[inline(always)]
-    fn through<const BITS: usize>(least: f32, largest: f32) -> Self {
-        let steps = ((1 << BITS) - 1) as f32;
-        let step = (largest - least) / steps;
-        let step = if step < SMALLEST_SCALE { SMALLEST_SCALE } else { step };
-        let (scale, edge) = if least.abs() > largest.abs() { (step, least) } else { (-step, largest) };
-        // Moves the scale so that the edge, and with it zero, is a whole number of steps.
-        let steps_to_zero = round_ties_even(edge / scale);
-        if steps_to_zero == 0.0 { Self { scale, bias: 0.0 } } else { Self { scale: edge / steps_to_zero, bias: edge } }
-    }
-
-    /// The code of `value`, with the scale and bias before they are rounded to the tensor's type.
-    #[inline(always)]
-    fn code<const BITS: usize>(self, value: f32) -> u8 {
-        /// Its unit in the last place is 1, so adding it rounds to an integer in its low bits.
-        const MAGIC: f32 = 8_388_608.0;
-        let largest = ((1 << BITS) - 1) as f32;
-        let steps = (value - self.bias) / self.scale;
-        // Clamping to integers first and rounding then is the same as the reverse; 0 / 0 is code 0.
-        let steps = if steps > 0.0 { steps } else { 0.0 };
-        let steps = if steps < largest { steps } else { largest };
-        (steps + MAGIC).to_bits() as u8
+        lines
     }
 }
 
-/// `value` rounded to an integer, ties to even.
+/// `values` rounded to the tensor's type.
 #[inline(always)]
-fn round_ties_even(value: f32) -> f32 {
+fn narrowed<L: Lanes, E: Element>(values: &[f32; TILE]) -> [E::Bytes; TILE] {
+    let mut elements = [E::ZERO; TILE];
+    for start in (0..TILE).step_by(LANES) {
+        elements[start..start + LANES].copy_from_slice(&E::store(L::eight_of(values, start)));
+    }
+    elements
+}
+
+/// The codes of `values`, with the scale and bias before they are rounded to the tensor's type.
+#[inline(always)]
+fn code<L: Lanes, const BITS: usize>(values: L, scale: L, bias: L) -> L {
+    let largest = L::number(((1 << BITS) - 1) as f32);
+    let steps = values.subtract(bias).divide(scale);
+    // Clamping to integers first and rounding then is the same as the reverse; 0 / 0 is code 0.
+    steps.at_least(L::splat(0)).at_most(largest).to_integer()
+}
+
+/// `values` rounded to integers, ties to even.
+#[inline(always)]
+fn round_ties_even<L: Lanes>(values: L) -> L {
     /// From here on every number is an integer; below, adding it rounds to one.
     const INTEGERS: f32 = 8_388_608.0;
-    if value.abs() < INTEGERS {
-        let magic = INTEGERS.copysign(value);
-        value + magic - magic
-    } else {
-        value
-    }
+    let magic = values.and(L::number(-0.0)).or(L::number(INTEGERS));
+    let rounded = values.add(magic).subtract(magic);
+    values.magnitude().is_less(L::number(INTEGERS)).choose(rounded, values)
 }
 
 pub(super) struct Dequantize<'a, E> {
@@ -183,14 +171,14 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<L: Lanes>(self) {
         match self.bits {
-            2 => self.dequantize::<2>(),
-            3 => self.dequantize::<3>(),
-            4 => self.dequantize::<4>(),
-            5 => self.dequantize::<5>(),
-            6 => self.dequantize::<6>(),
-            8 => self.dequantize::<8>(),
+            2 => self.dequantize::<L, 2>(),
+            3 => self.dequantize::<L, 3>(),
+            4 => self.dequantize::<L, 4>(),
+            5 => self.dequantize::<L, 5>(),
+            6 => self.dequantize::<L, 6>(),
+            8 => self.dequantize::<L, 8>(),
             bits => unreachable!("no affine scheme has {bits} bits"),
         }
     }
@@ -198,23 +186,21 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
 
 impl<E: Element> Dequantize<'_, E> {
     #[inline(always)]
-    fn dequantize<const BITS: usize>(self) {
+    fn dequantize<L: Lanes, const BITS: usize>(self) {
         let Self { group_size, packed, scales, biases, out, .. } = self;
-        let groups = packed
-            .chunks_exact(group_size / 8 * BITS)
-            .zip(scales.chunks_exact(E::SIZE))
-            .zip(biases.chunks_exact(E::SIZE))
-            .zip(out.chunks_exact_mut(group_size * E::SIZE));
+        let groups = (packed.as_chunks::<BITS>().0.chunks_exact(group_size / 8))
+            .zip(E::elements(scales))
+            .zip(E::elements(biases))
+            .zip(E::elements_mut(out).chunks_exact_mut(group_size));
         for (((packed, scale), bias), out) in groups {
-            let (scale, bias) = (E::widen(scale), E::widen(bias));
-            let (packed, _) = packed.as_chunks::<BITS>().0.as_chunks::<EIGHTS>();
-            for (packed, out) in packed.iter().zip(out.chunks_exact_mut(BLOCK * E::SIZE)) {
-                let codes = unpack(*packed);
-                let mut values = [0.0; BLOCK];
-                for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
-                    *value = E::round(multiply(f32::from(*code), scale)) + bias;
+            let (scale, bias) = (L::number(E::widen(*scale)), L::number(E::widen(*bias)));
+            let (blocks, _) = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<{ BLOCK / LANES }>();
+            for (packed, block) in packed.as_chunks().0.iter().zip(blocks) {
+                let codes: [L; BLOCK / LANES] = unpack::<L, BITS>(packed);
+                for index in 0..BLOCK / LANES {
+                    let product = E::round(E::multiply(codes[index].to_number(), scale));
+                    block[index] = E::store(product.add(bias));
                 }
-                E::store_all(values, out);
             }
         }
     }

@@ -49,10 +49,10 @@ fn mapped_from<From: Element>(to: Float, add: f32, bytes: &[u8]) -> Vec<u8> {
 
 fn mapped<From: Element, To: Element>(add: f32, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; bytes.len() / From::SIZE * To::SIZE];
-    for (element, out) in bytes.chunks_exact(From::SIZE).zip(out.chunks_exact_mut(To::SIZE)) {
-        let value = From::widen(element);
+    for (element, out) in From::elements(bytes).iter().zip(To::elements_mut(&mut out)) {
+        let value = From::widen(*element);
         // Adding zero would turn -0 into +0.
-        To::store(if add == 0.0 { value } else { value + add }, out);
+        *out = To::narrow(if add == 0.0 { value } else { value + add });
     }
     out
 }

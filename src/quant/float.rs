@@ -4,6 +4,8 @@
 //! compiler can run it on many elements at once; rounding is to nearest, ties to even, with gradual
 //! underflow. NaN becomes the pattern that MLX's CPU backend gives on x86-64.
 
+use super::lanes::{LANES, Lanes};
+
 /// The type of an element of a float tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Float {
@@ -30,9 +32,9 @@ impl Float {
     /// When there are fewer than [`Float::size`] bytes.
     pub fn widen(self, bytes: &[u8]) -> f32 {
         match self {
-            Self::Bf16 => Bf16::widen(bytes),
-            Self::F16 => F16::widen(bytes),
-            Self::F32 => F32::widen(bytes),
+            Self::Bf16 => Bf16::widen(Bf16::elements(bytes)[0]),
+            Self::F16 => F16::widen(F16::elements(bytes)[0]),
+            Self::F32 => F32::widen(F32::elements(bytes)[0]),
         }
     }
 }
@@ -47,35 +49,81 @@ pub(super) trait Element: Copy {
     const FLOAT: Float;
     /// Bytes of one element.
     const SIZE: usize;
+    /// The bytes of a zero.
+    const ZERO: Self::Bytes;
 
-    /// The value of the element in `bytes`, exactly.
-    fn widen(bytes: &[u8]) -> f32;
+    /// An element as it is stored, little-endian.
+    type Bytes: Copy;
 
-    /// Rounds `value` and writes it to `bytes`.
-    fn store(value: f32, bytes: &mut [u8]);
+    /// `bytes` as elements; a part of one at the end is left out.
+    fn elements(bytes: &[u8]) -> &[Self::Bytes];
+
+    /// As [`Element::elements`].
+    fn elements_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
+
+    /// The value of an element, exactly.
+    fn widen(element: Self::Bytes) -> f32;
 
     /// `value` rounded to this type.
-    fn round(value: f32) -> f32;
+    fn narrow(value: f32) -> Self::Bytes;
 
-    /// The first `N` elements of `bytes`.
+    /// The values of finite elements, exactly.
+    fn load<L: Lanes>(elements: &[Self::Bytes; LANES]) -> L;
+
+    /// The elements nearest to `values`.
+    fn store<L: Lanes>(values: L) -> [Self::Bytes; LANES];
+
+    /// `values` rounded to this type. NaN stays one if all that is beyond this type in it is zero.
+    fn round<L: Lanes>(values: L) -> L;
+
+    /// `left * right` on its way to [`Element::store`], with the NaN that x86-64 gives: the first operand that is NaN, else a
+    /// negative one. The language leaves sign and payload of a NaN open.
     #[inline(always)]
-    fn load<const N: usize>(bytes: &[u8]) -> [f32; N] {
-        let bytes = &bytes[..N * Self::SIZE];
-        let mut values = [0.0; N];
-        for (value, element) in values.iter_mut().zip(bytes.chunks_exact(Self::SIZE)) {
-            *value = Self::widen(element);
-        }
-        values
+    fn multiply<L: Lanes>(left: L, right: L) -> L {
+        let product = left.multiply(right);
+        let operand = right.is_nan().choose(right, L::splat(0xFFC0_0000));
+        product.is_nan().choose(left.is_nan().choose(left, operand), product)
     }
 
-    /// Writes `N` elements to the start of `bytes`.
-    #[inline(always)]
-    fn store_all<const N: usize>(values: [f32; N], bytes: &mut [u8]) {
-        let bytes = &mut bytes[..N * Self::SIZE];
-        for (value, element) in values.into_iter().zip(bytes.chunks_exact_mut(Self::SIZE)) {
-            Self::store(value, element);
+    /// The least and the largest of `elements`, a multiple of sixteen, in the total order of IEEE 754: -0 before +0, and
+    /// NaN beyond the infinities of either sign.
+    fn edges<L: Lanes>(elements: &[Self::Bytes]) -> (f32, f32);
+
+    /// The largest magnitude in `elements`, a multiple of sixteen; NaN or infinite when one of them is.
+    fn magnitude<L: Lanes>(elements: &[Self::Bytes]) -> f32;
+}
+
+/// What is the same for all types but for the integers of their width.
+macro_rules! as_integers {
+    ($size:literal, $unsigned:ty, $signed:ty, $edges:ident, $magnitude:ident) => {
+        const SIZE: usize = $size;
+        const ZERO: [u8; $size] = [0; $size];
+
+        type Bytes = [u8; $size];
+
+        #[inline(always)]
+        fn elements(bytes: &[u8]) -> &[[u8; $size]] {
+            bytes.as_chunks().0
         }
-    }
+
+        #[inline(always)]
+        fn elements_mut(bytes: &mut [u8]) -> &mut [[u8; $size]] {
+            bytes.as_chunks_mut().0
+        }
+
+        #[inline(always)]
+        fn edges<L: Lanes>(elements: &[[u8; $size]]) -> (f32, f32) {
+            let (least, largest) = L::$edges(elements);
+            // The order of the order is the number again.
+            let number = |order: $signed| order ^ ((order >> (<$signed>::BITS - 1)) as $unsigned >> 1) as $signed;
+            (Self::widen(number(least).to_le_bytes()), Self::widen(number(largest).to_le_bytes()))
+        }
+
+        #[inline(always)]
+        fn magnitude<L: Lanes>(elements: &[[u8; $size]]) -> f32 {
+            Self::widen(L::$magnitude(elements).to_le_bytes())
+        }
+    };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,61 +137,111 @@ pub(super) struct F32;
 
 impl Element for Bf16 {
     const FLOAT: Float = Float::Bf16;
-    const SIZE: usize = 2;
+
+    as_integers!(2, u16, i16, edges_of_halves, magnitude_of_halves);
 
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
+    fn widen(element: [u8; 2]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(element)) << 16)
     }
 
     #[inline(always)]
-    fn store(value: f32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&to_bf16(value).to_le_bytes());
+    fn narrow(value: f32) -> [u8; 2] {
+        to_bf16(value).to_le_bytes()
     }
 
     #[inline(always)]
-    fn round(value: f32) -> f32 {
-        f32::from_bits(u32::from(to_bf16(value)) << 16)
+    fn load<L: Lanes>(elements: &[[u8; 2]; LANES]) -> L {
+        L::from_halves(elements).shifted_left::<16>()
+    }
+
+    #[inline(always)]
+    fn store<L: Lanes>(values: L) -> [[u8; 2]; LANES] {
+        let nan = L::splat(0x7FC0_0000);
+        values.is_nan().choose(nan, Self::round(values)).shifted_right::<16>().to_halves()
+    }
+
+    #[inline(always)]
+    fn round<L: Lanes>(values: L) -> L {
+        let odd = values.shifted_right::<16>().and(L::splat(1));
+        values.plus(L::splat(0x7FFF)).plus(odd).and(L::splat(0xFFFF_0000))
+    }
+
+    #[inline(always)]
+    fn multiply<L: Lanes>(left: L, right: L) -> L {
+        // Stored, one NaN is as the other.
+        left.multiply(right)
     }
 }
 
 impl Element for F16 {
     const FLOAT: Float = Float::F16;
-    const SIZE: usize = 2;
+
+    as_integers!(2, u16, i16, edges_of_halves, magnitude_of_halves);
 
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
-        from_f16(u16::from_le_bytes([bytes[0], bytes[1]]))
+    fn widen(element: [u8; 2]) -> f32 {
+        from_f16(u16::from_le_bytes(element))
     }
 
     #[inline(always)]
-    fn store(value: f32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&to_f16(value).to_le_bytes());
+    fn narrow(value: f32) -> [u8; 2] {
+        to_f16(value).to_le_bytes()
     }
 
     #[inline(always)]
-    fn round(value: f32) -> f32 {
-        from_f16(to_f16(value))
+    fn load<L: Lanes>(elements: &[[u8; 2]; LANES]) -> L {
+        L::from_f16(elements)
+    }
+
+    #[inline(always)]
+    fn store<L: Lanes>(values: L) -> [[u8; 2]; LANES] {
+        values.to_f16()
+    }
+
+    #[inline(always)]
+    fn round<L: Lanes>(values: L) -> L {
+        values.round_to_f16()
     }
 }
 
 impl Element for F32 {
     const FLOAT: Float = Float::F32;
-    const SIZE: usize = 4;
+
+    as_integers!(4, u32, i32, edges_of_words, magnitude_of_words);
 
     #[inline(always)]
-    fn widen(bytes: &[u8]) -> f32 {
-        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    fn widen(element: [u8; 4]) -> f32 {
+        f32::from_le_bytes(element)
     }
 
     #[inline(always)]
-    fn store(value: f32, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&value.to_le_bytes());
+    fn narrow(value: f32) -> [u8; 4] {
+        value.to_le_bytes()
     }
 
     #[inline(always)]
-    fn round(value: f32) -> f32 {
-        value
+    fn load<L: Lanes>(elements: &[[u8; 4]; LANES]) -> L {
+        let mut lanes = [0; LANES];
+        for lane in 0..LANES {
+            lanes[lane] = u32::from_le_bytes(elements[lane]);
+        }
+        L::new(lanes)
+    }
+
+    #[inline(always)]
+    fn store<L: Lanes>(values: L) -> [[u8; 4]; LANES] {
+        let lanes = values.lanes();
+        let mut elements = [[0; 4]; LANES];
+        for lane in 0..LANES {
+            elements[lane] = lanes[lane].to_le_bytes();
+        }
+        elements
+    }
+
+    #[inline(always)]
+    fn round<L: Lanes>(values: L) -> L {
+        values
     }
 }
 
@@ -158,7 +256,7 @@ fn to_bf16(value: f32) -> u16 {
 
 /// `value` as binary16; NaN becomes `0x7D00` with its sign.
 #[inline(always)]
-fn to_f16(value: f32) -> u16 {
+pub(super) fn to_f16(value: f32) -> u16 {
     /// 2^-14, the smallest normal binary16.
     const SMALLEST_NORMAL: u32 = 0x3880_0000;
     let sign = (value.to_bits() >> 16) & 0x8000;
@@ -174,18 +272,17 @@ fn to_f16(value: f32) -> u16 {
 
 /// The binary16 `bits` as binary32, exactly.
 #[inline(always)]
-fn from_f16(bits: u16) -> f32 {
+pub(super) fn from_f16(bits: u16) -> f32 {
     /// From the exponent bias of binary16 to that of binary32.
-    const REBIAS: u32 = (127 - 15) << 23;
-    /// 2^-24, the unit of a subnormal binary16.
-    const UNIT: f32 = 1.0 / 16_777_216.0;
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = bits & 0x7FFF;
-    let subnormal = (f32::from(magnitude) * UNIT).to_bits();
-    let normal = (u32::from(magnitude) << 13) + REBIAS;
-    let finite = if magnitude < 0x400 { subnormal } else { normal };
-    let value = if magnitude < 0x7C00 { finite } else { u32::from(magnitude) << 13 | INFINITY };
-    f32::from_bits(sign | value)
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    /// The exponent of binary16 where that of binary32 begins.
+    const EXPONENT: u32 = 0x7C00 << 13;
+    // The sign is extended to the place where a binary32 has it, exponent and mantissa meet theirs.
+    let placed = (i32::from(bits as i16) << 13) as u32 & (1 << 31 | EXPONENT | 0x3FF << 13);
+    // The product is exact, of a subnormal number too.
+    let finite = (f32::from_bits(placed) * REBIAS).to_bits();
+    let value = if placed & EXPONENT == EXPONENT { finite | INFINITY } else { finite };
+    f32::from_bits(value)
 }
 
 /// 2^`exponent` for -149 <= `exponent` <= 127, subnormal below -126.
@@ -196,40 +293,9 @@ pub(super) fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(bits as u32)
 }
 
-/// `a * b`, with the NaN that x86-64 gives: the first operand that is NaN, else a negative one.
-///
-/// The language leaves sign and payload of a NaN open.
-#[inline(always)]
-pub(super) fn multiply(a: f32, b: f32) -> f32 {
-    let product = a * b;
-    let invalid = f32::from_bits(0xFFC0_0000);
-    let operand = if b.is_nan() { b } else { invalid };
-    let nan = if a.is_nan() { a } else { operand };
-    if product.is_nan() { nan } else { product }
-}
-
-/// The largest magnitude in `values`; as bits, so that NaN and infinity are at least [`INFINITY`].
-#[inline(always)]
-pub(super) fn largest_magnitude<const N: usize>(values: &[f32; N]) -> u32 {
-    values.iter().fold(0, |largest, value| largest.max(value.to_bits() & MAGNITUDE))
-}
-
-/// An integer for every bit pattern, in the total order of IEEE 754: as numbers where those are ordered,
-/// -0 before +0, and NaN beyond the infinities of either sign.
-#[inline(always)]
-pub(super) fn total_order(value: f32) -> i32 {
-    let bits = value.to_bits() as i32;
-    bits ^ ((bits >> 31) as u32 >> 1) as i32
-}
-
-/// Undoes [`total_order`].
-#[inline(always)]
-pub(super) fn from_total_order(order: i32) -> f32 {
-    f32::from_bits((order ^ ((order >> 31) as u32 >> 1) as i32) as u32)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::Plain;
     use super::*;
 
     /// `value`, finite, rounded to a multiple of the unit that `precision` significant bits and
@@ -244,10 +310,10 @@ mod tests {
     fn both_narrow_types_read_back_every_pattern() {
         for bits in 0..=u16::MAX {
             if bits & 0x7FFF <= 0x7F80 {
-                assert_eq!(to_bf16(Bf16::widen(&bits.to_le_bytes())), bits);
+                assert_eq!(to_bf16(Bf16::widen(bits.to_le_bytes())), bits);
             }
             if bits & 0x7FFF <= 0x7C00 {
-                assert_eq!(to_f16(F16::widen(&bits.to_le_bytes())), bits);
+                assert_eq!(to_f16(F16::widen(bits.to_le_bytes())), bits);
             }
         }
     }
@@ -272,11 +338,11 @@ mod tests {
             }
             let expected = round_by_division(value, 11, -14);
             let expected = if expected.abs() > 65504.0 { f64::INFINITY.copysign(expected) } else { expected };
-            assert_eq!(f64::from(F16::round(value)), expected, "{sample:#x}");
+            assert_eq!(f64::from(F16::widen(F16::narrow(value))), expected, "{sample:#x}");
             let expected = round_by_division(value, 8, -126);
             let expected =
                 if expected.abs() >= 2.0_f64.powi(128) { f64::INFINITY.copysign(expected) } else { expected };
-            assert_eq!(f64::from(Bf16::round(value)), expected, "{sample:#x}");
+            assert_eq!(f64::from(Bf16::widen(Bf16::narrow(value))), expected, "{sample:#x}");
         }
     }
 
@@ -297,14 +363,30 @@ mod tests {
     }
 
     #[test]
-    fn the_total_order_is_that_of_the_standard_library() {
-        let patterns = [0, 1, 0x7F_FFFF, 0x80_0000, 0x3F80_0000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0x7FC0_0000];
-        let values = patterns.map(f32::from_bits).into_iter().flat_map(|value| [value, -value]).collect::<Vec<_>>();
-        for &left in &values {
-            assert_eq!(from_total_order(total_order(left)).to_bits(), left.to_bits());
-            for right in &values {
-                assert_eq!(total_order(left).cmp(&total_order(*right)), left.total_cmp(right), "{left} {right}");
-            }
+    fn edges_and_magnitudes_are_in_the_total_order_of_the_standard_library() {
+        let mut random = 1_u32;
+        for round in 0..5000 {
+            let values: Vec<f32> = (0..32)
+                .map(|_| {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    // Zeros of both signs, subnormals, anything, and non-finite numbers.
+                    let bits = [random & 1 << 31, random >> 10, random, random | 0x7F80_0000][round % 4];
+                    f32::from_bits(bits & 0xFFFF_0000)
+                })
+                .collect();
+            let expected = |of: &dyn Fn(f32) -> f32| {
+                let mut sorted: Vec<f32> = values.iter().map(|value| of(*value)).collect();
+                sorted.sort_by(f32::total_cmp);
+                (sorted[0].to_bits(), sorted[31].to_bits())
+            };
+            let words: Vec<[u8; 4]> = values.iter().map(|value| value.to_le_bytes()).collect();
+            let halves: Vec<[u8; 2]> =
+                values.iter().map(|value| ((value.to_bits() >> 16) as u16).to_le_bytes()).collect();
+            let bits = |(least, largest): (f32, f32)| (least.to_bits(), largest.to_bits());
+            assert_eq!(bits(F32::edges::<Plain>(&words)), expected(&|value| value));
+            assert_eq!(bits(Bf16::edges::<Plain>(&halves)), expected(&|value| value));
+            assert_eq!(F32::magnitude::<Plain>(&words).to_bits(), expected(&f32::abs).1);
+            assert_eq!(Bf16::magnitude::<Plain>(&halves).to_bits(), expected(&f32::abs).1);
         }
     }
 
@@ -318,7 +400,8 @@ mod tests {
             (f32::NEG_INFINITY, 0.0, 0xFFC0_0000),
             (-2.0, 3.0, 0xC0C0_0000),
         ] {
-            assert_eq!(multiply(a, b).to_bits(), bits, "{a} {b}");
+            let product = F32::multiply(Plain::number(a), Plain::number(b)).lanes()[0];
+            assert_eq!(product, bits, "{a} {b}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! backend picks the nearest value by an argmin over that table, so a tie goes to the lower code
 //! and the code 8, negative zero, is never chosen.
 
-use super::float::MAGNITUDE;
+use super::lanes::Lanes;
 use super::mx::Code;
 
 /// The values of the codes.
@@ -21,29 +21,33 @@ impl Code<4> for E2M1 {
     const LARGEST: f32 = 6.0;
 
     #[inline(always)]
-    fn encode(value: f32) -> u8 {
-        encode(value)
+    fn encode<L: Lanes>(values: L) -> L {
+        encode(values)
     }
 
     #[inline(always)]
-    fn decode(code: u8) -> f32 {
-        decode(code)
+    fn decode<L: Lanes>(codes: L) -> L {
+        decode(codes)
     }
 }
 
-/// The code nearest to `value`, whose magnitude is below [`EXACT`].
+/// The codes nearest to `values`, whose magnitudes are below [`EXACT`].
 #[inline(always)]
-pub(super) fn encode(value: f32) -> u8 {
+pub(super) fn encode<L: Lanes>(values: L) -> L {
     const ONE: u32 = 1.0_f32.to_bits();
     const SIX: u32 = 6.0_f32.to_bits();
-    let magnitude = value.to_bits() & MAGNITUDE;
+    /// Just less than half a step.
+    const HALF_STEP: u32 = 0x1F_FFFF;
+    let magnitude = values.magnitude();
     // From 1 on a code is the exponent and the first bit of the mantissa. Adding just less than half
     // a step before the rest is cut off rounds to the nearest, ties toward zero.
-    let normal = ((magnitude.clamp(ONE, SIX) + 0x1F_FFFF) >> 22) - (ONE >> 22) + 2;
-    let subnormal = u32::from(magnitude > 0.25_f32.to_bits());
-    let code = if magnitude > 0.75_f32.to_bits() { normal } else { subnormal };
-    let sign = if code == 0 { 0 } else { value.to_bits() >> 28 & 8 };
-    (code | sign) as u8
+    let clamped = magnitude.greater(L::splat(ONE)).lesser(L::splat(SIX));
+    let above_one = clamped.minus(L::splat(ONE - HALF_STEP)).shifted_right::<22>();
+    // Below there is a step at 0.25 and one at 0.75. All bits of an integer are -1.
+    let is_some = L::number(0.25).is_less(magnitude);
+    let is_more = L::number(0.75).is_less(magnitude);
+    let code = above_one.minus(is_some).minus(is_more);
+    code.or(values.and(is_some).shifted_right::<28>().and(L::splat(8)))
 }
 
 /// The code nearest to `value` with every distance rounded to binary32, as MLX computes it.
@@ -62,21 +66,29 @@ pub(super) fn encode_by_distance(value: f32) -> u8 {
     nearest
 }
 
-/// The value of the low four bits of `code`.
+/// The values of `codes`.
 #[inline(always)]
-pub(super) fn decode(code: u8) -> f32 {
-    /// From the exponent bias of E2M1 to that of binary32.
-    const REBIAS: u32 = (127 - 1) << 23;
-    let magnitude = code & 7;
-    let normal = (u32::from(magnitude) << 22) + REBIAS;
-    let subnormal = (f32::from(magnitude) * 0.5).to_bits();
-    let value = if magnitude < 2 { subnormal } else { normal };
-    f32::from_bits(value | u32::from(code & 8) << 28)
+pub(super) fn decode<L: Lanes>(codes: L) -> L {
+    const MAGNITUDES: [u32; 8] = {
+        let mut magnitudes = [0; 8];
+        let mut code = 0;
+        while code < 8 {
+            magnitudes[code] = VALUES[code].to_bits();
+            code += 1;
+        }
+        magnitudes
+    };
+    codes.look_up(MAGNITUDES).or(codes.and(L::splat(8)).shifted_left::<28>())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::Plain;
     use super::*;
+
+    fn encode(value: f32) -> u8 {
+        super::encode(Plain::number(value)).lanes()[0] as u8
+    }
 
     /// Halfway between neighbouring magnitudes.
     const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
@@ -84,7 +96,7 @@ mod tests {
     #[test]
     fn decodes_the_table() {
         for (code, value) in (0..).zip(VALUES) {
-            assert_eq!(decode(code).to_bits(), value.to_bits());
+            assert_eq!(decode(Plain::splat(code)).lanes()[0], value.to_bits());
         }
     }
 

@@ -6,8 +6,9 @@
 use std::marker::PhantomData;
 
 use super::Float;
-use super::float::{Bf16, Element, F16, F32, MAGNITUDE};
+use super::float::{Bf16, Element, F16, F32};
 use super::instructions::{Instructions, Kernel};
+use super::lanes::{LANES, Lanes, Plain};
 use super::mx::Code;
 
 /// FP8 as the element type of an MX scheme.
@@ -18,47 +19,59 @@ impl Code<8> for E4M3 {
     const LARGEST: f32 = 448.0;
 
     #[inline(always)]
-    fn encode(value: f32) -> u8 {
-        to_fp8(value)
+    fn encode<L: Lanes>(values: L) -> L {
+        encode(values)
     }
 
     #[inline(always)]
-    fn decode(code: u8) -> f32 {
-        from_fp8(code)
+    fn decode<L: Lanes>(codes: L) -> L {
+        decode(codes)
     }
 }
 
 /// The E4M3 code nearest to `value`: 448 for whatever is larger, infinite or NaN; the sign is kept.
-#[inline(always)]
 pub fn to_fp8(value: f32) -> u8 {
-    /// 2^-6, the smallest normal E4M3.
-    const SMALLEST_NORMAL: u32 = 0x3C80_0000;
-    /// The code of 448.
-    const LARGEST: u32 = 0x7E;
-    /// 2^14: its unit in the last place is 2^-9, that of a subnormal E4M3.
-    const MAGIC: f32 = 16384.0;
-    let sign = value.to_bits() >> 24 & 0x80;
-    let magnitude = value.to_bits() & MAGNITUDE;
-    // The exponent moves from bias 127 to 7; a carry out of the mantissa moves it on.
-    let normal = magnitude.wrapping_sub(120 << 23).wrapping_add(0x7FFFF + (magnitude >> 20 & 1)) >> 20;
-    let subnormal = (f32::from_bits(magnitude) + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits());
-    let code = if magnitude < SMALLEST_NORMAL { subnormal } else { normal.min(LARGEST) };
-    (code | sign) as u8
+    encode(Plain::number(value)).lanes()[0] as u8
 }
 
 /// The value of the E4M3 `code`, exactly. The codes `0x7F` and `0xFF` are NaN.
-#[inline(always)]
 pub fn from_fp8(code: u8) -> f32 {
+    decode(Plain::splat(code.into())).to_numbers()[0]
+}
+
+/// As [`to_fp8`], of many.
+#[inline(always)]
+pub(super) fn encode<L: Lanes>(values: L) -> L {
+    /// 2^-6, the smallest normal E4M3.
+    const SMALLEST_NORMAL: u32 = 0x3C80_0000;
+    /// From the exponent bias of binary32 to that of E4M3, and just less than half a step back.
+    const REBIAS: u32 = ((127 - 7) << 23) - 0x7_FFFF;
+    /// 2^14: its unit in the last place is 2^-9, that of a subnormal E4M3.
+    const MAGIC: f32 = 16384.0;
+    let sign = values.shifted_right::<24>().and(L::splat(0x80));
+    let magnitude = values.magnitude();
+    // A carry out of the mantissa moves the exponent on.
+    let odd = magnitude.shifted_right::<20>().and(L::splat(1));
+    let normal = magnitude.plus(odd).minus(L::splat(REBIAS)).shifted_right::<20>();
+    let subnormal = magnitude.add(L::number(MAGIC)).minus(L::number(MAGIC));
+    let is_subnormal = L::splat(SMALLEST_NORMAL).is_above(magnitude);
+    // The code of 448 is the largest.
+    is_subnormal.choose(subnormal, normal.lesser(L::splat(0x7E))).or(sign)
+}
+
+/// As [`from_fp8`], of many.
+#[inline(always)]
+pub(super) fn decode<L: Lanes>(codes: L) -> L {
     /// From the exponent bias of E4M3 to that of binary32.
     const REBIAS: u32 = (127 - 7) << 23;
     /// 2^-9, the unit of a subnormal E4M3.
     const UNIT: f32 = 1.0 / 512.0;
-    let magnitude = code & 0x7F;
-    let normal = (u32::from(magnitude) << 20) + REBIAS;
-    let subnormal = (f32::from(magnitude) * UNIT).to_bits();
-    let finite = if magnitude < 8 { subnormal } else { normal };
-    let value = if magnitude == 0x7F { 0x7FF0_0000 } else { finite };
-    f32::from_bits(value | u32::from(code & 0x80) << 24)
+    let magnitude = codes.and(L::splat(0x7F));
+    let normal = magnitude.shifted_left::<20>().plus(L::splat(REBIAS));
+    let subnormal = magnitude.to_number().multiply(L::number(UNIT));
+    let finite = L::splat(8).is_above(magnitude).choose(subnormal, normal);
+    let value = magnitude.is_above(L::splat(0x7E)).choose(L::splat(0x7FF0_0000), finite);
+    value.or(codes.and(L::splat(0x80)).shifted_left::<24>())
 }
 
 /// The shape of block-scaled E4M3 matrices: one scale per block of rows and columns, where the last block of a
@@ -121,22 +134,35 @@ impl<S: Element> Kernel for Decode<'_, S> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<L: Lanes>(self) {
         let BlockFp8 { rows, columns, block: [high, wide], .. } = self.shape;
         let (block_rows, block_columns) = (rows.div_ceil(high), columns.div_ceil(wide));
-        let decoded = self.codes.chunks_exact(columns).zip(self.out.chunks_exact_mut(columns * Bf16::SIZE));
+        let decoded = self.codes.chunks_exact(columns).zip(Bf16::elements_mut(self.out).chunks_exact_mut(columns));
+        let scales = S::elements(self.scales);
         for (row, (codes, out)) in (self.first_row..).zip(decoded) {
             let block_row = row / rows * block_rows + row % rows / high;
-            let scales = &self.scales[block_row * block_columns * S::SIZE..][..block_columns * S::SIZE];
-            let blocks = codes.chunks(wide).zip(out.chunks_mut(wide * Bf16::SIZE));
-            for ((codes, out), scale) in blocks.zip(scales.chunks_exact(S::SIZE)) {
-                let scale = S::widen(scale);
-                for (code, out) in codes.iter().zip(out.chunks_exact_mut(Bf16::SIZE)) {
-                    Bf16::store(from_fp8(*code) * scale, out);
+            let scales = &scales[block_row * block_columns..][..block_columns];
+            let blocks = codes.chunks(wide).zip(out.chunks_mut(wide));
+            for ((codes, out), scale) in blocks.zip(scales) {
+                let scale = S::widen(*scale);
+                let (whole, rest) = codes.as_chunks::<LANES>();
+                let (whole_out, rest_out) = out.as_chunks_mut::<LANES>();
+                for (codes, out) in whole.iter().zip(whole_out) {
+                    *out = times::<L>(*codes, scale);
                 }
+                // What is left of a row is filled up to eight codes.
+                let mut codes = [0; LANES];
+                codes[..rest.len()].copy_from_slice(rest);
+                rest_out.copy_from_slice(&times::<L>(codes, scale)[..rest.len()]);
             }
         }
     }
+}
+
+/// The products of eight codes and their scale.
+#[inline(always)]
+fn times<L: Lanes>(codes: [u8; LANES], scale: f32) -> [[u8; 2]; LANES] {
+    Bf16::store(decode(L::from_bytes(codes)).multiply(L::number(scale)))
 }
 
 #[cfg(test)]
@@ -190,7 +216,7 @@ mod tests {
         let codes = vec![to_fp8(2.0); 260 * 129];
         let mut whole = vec![0; codes.len() * 2];
         block_fp8_decode(shape, 0, &codes, &scales, &mut whole);
-        let at = |row: usize, column: usize| Bf16::widen(&whole[(row * 129 + column) * 2..][..2]);
+        let at = |row: usize, column: usize| Bf16::widen(Bf16::elements(&whole)[row * 129 + column]);
         for (row, column, scale) in
             [(0, 0, 1.0), (127, 128, 2.0), (128, 127, 3.0), (129, 128, 4.0), (130, 0, 5.0), (259, 128, 8.0)]
         {
@@ -209,7 +235,7 @@ mod tests {
             let mut out = vec![0; codes.len() * 2];
             let shape = BlockFp8 { rows, columns: 3, block, scale: Float::F32 };
             block_fp8_decode(shape, 0, &codes, &scales, &mut out);
-            out.chunks_exact(6).map(|row| Bf16::widen(&row[4..])).collect::<Vec<_>>()
+            Bf16::elements(&out).chunks_exact(3).map(|row| Bf16::widen(row[2])).collect::<Vec<_>>()
         };
         assert_eq!(decoded(4, [1, 3]), [1.5, 3.0, 4.5, 6.0], "one scale per row");
         assert_eq!(decoded(2, [2, 3]), [1.5, 1.5, 3.0, 3.0], "one per matrix of two rows");

@@ -1,7 +1,8 @@
-//! The instruction sets a kernel is compiled for, and the only `unsafe` of kiln's own kernels.
+//! The instruction sets a kernel is compiled for.
 //!
-//! A kernel is written once, in plain Rust without intrinsics; the compiler vectorizes a copy of it
-//! per set. Rust neither contracts nor reorders float operations, so every copy gives the same bytes.
+//! A kernel is written once, over [`Lanes`]; there is a copy of it for each set. With AVX-512 the registers stay those of
+//! AVX2, of which there are then twice as many, with more instructions for them. Rust neither contracts nor reorders
+//! float operations, so every copy gives the same bytes.
 #![cfg_attr(
     target_arch = "x86_64",
     expect(unsafe_code, reason = "a function that uses optional instructions is unsafe to call")
@@ -9,6 +10,10 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+use super::lanes::{Lanes, Plain};
 
 /// What a set by default is for the whole process, where somebody decided.
 static CHOSEN: OnceLock<Instructions> = OnceLock::new();
@@ -40,10 +45,11 @@ impl Set {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                is_x86_feature_detected!("avx512f")
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
@@ -58,7 +64,7 @@ pub(super) trait Kernel {
 
     /// Everything this calls down to the innermost loop must be `#[inline(always)]`: code that is
     /// not inlined into the copy for a set is not compiled for it.
-    fn run(self) -> Self::Output;
+    fn run<L: Lanes>(self) -> Self::Output;
 }
 
 impl Instructions {
@@ -79,11 +85,11 @@ impl Instructions {
     /// Runs `kernel` on these instructions.
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Set::Portable => kernel.run(),
-            // SAFETY: only `available` makes a value of this set, after it found AVX2.
+            Set::Portable => kernel.run::<Plain>(),
+            // SAFETY: only `available` makes a value of this set, after it found AVX2 and F16C.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => unsafe { avx2(kernel) },
-            // SAFETY: only `available` makes a value of this set, after it found these four parts of AVX-512.
+            // SAFETY: only `available` makes a value of this set, after it found those and four parts of AVX-512.
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => unsafe { avx512(kernel) },
         }
@@ -109,13 +115,13 @@ impl Default for Instructions {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run::<Avx2>()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run::<Avx2>()
 }

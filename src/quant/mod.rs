@@ -7,11 +7,14 @@
 //! quantized.
 
 mod affine;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod convert;
 mod float;
 mod fp4;
 mod fp8;
 mod instructions;
+mod lanes;
 mod mlx;
 mod mx;
 mod nvfp4;
@@ -33,9 +36,9 @@ use float::{Bf16, Element, F16, F32};
 /// The name of the arithmetic in this room. It changes when any output byte does.
 pub const NUMERICS: &str = "mlx-cpu-1";
 
-/// Groups whose scales are computed before any of their codes. The divisions behind one scale wait for each
-/// other; those of several groups overlap.
-const TILE: usize = 16;
+/// Groups whose scales are computed before any of their codes: a lane each, in four registers. The
+/// divisions behind one scale wait for each other; those of several groups overlap.
+const TILE: usize = 4 * lanes::LANES;
 
 /// Where the parts of a quantized tensor go. Codes and scales of a tensor are in the order of its
 /// elements: rows follow each other, and a group never crosses the end of a row.
@@ -58,11 +61,22 @@ pub struct NonFinite {
 }
 
 impl NonFinite {
-    /// The first such element of `tile`, which holds one and begins at element `start` of the input.
-    fn first_in<E: Element>(tile: &[u8], start: usize) -> Self {
-        let within = tile.chunks_exact(E::SIZE).position(|element| !E::widen(element).is_finite());
+    /// The first such element of `elements`, which holds one and begins at element `start` of the input.
+    #[cold]
+    fn first_in<E: Element>(elements: &[E::Bytes], start: usize) -> Self {
+        let within = elements.iter().position(|element| !E::widen(*element).is_finite());
         Self { index: start + within.unwrap_or_default() }
     }
+}
+
+/// Whether all of `values`, one for each group of a tile, are finite.
+#[inline(always)]
+fn are_finite(values: &[f32; TILE]) -> bool {
+    let mut are_finite = true;
+    for value in values {
+        are_finite &= value.is_finite();
+    }
+    are_finite
 }
 
 /// What a caller may choose beyond the scheme. The default is what [`NUMERICS`] stands for.
@@ -208,8 +222,7 @@ fn dequantize_elements<E: Element>(
 pub fn nvfp4_decode(factor: f32, packed: &[u8], scales: &[u8], out: &mut [u8]) {
     let elements = elements(Scheme::Nvfp4, out.len(), Float::Bf16);
     check_parts(Scheme::Nvfp4, Float::Bf16, elements, packed, scales, &[], &Options::default());
-    let element = std::marker::PhantomData::<Bf16>;
-    Instructions::default().run(nvfp4::DequantizeTimes { factor, packed, scales, out, element });
+    Instructions::default().run(nvfp4::Dequantize::<Bf16>::times(factor, packed, scales, out));
 }
 
 /// The number of elements in `bytes` bytes, which must be a whole number of groups.

@@ -5,16 +5,14 @@
 
 use std::marker::PhantomData;
 
-use super::float::{Element, INFINITY, largest_magnitude, multiply, power_of_two};
+use super::float::{Element, power_of_two};
 use super::instructions::Kernel;
-use super::pack::{pack, unpack};
-use super::{Float, NonFinite, Quantized, TILE};
+use super::lanes::{LANES, Lanes};
+use super::pack::{BLOCK, pack, unpack};
+use super::{Float, NonFinite, Quantized, TILE, are_finite};
 
-/// Elements of a group.
-const GROUP: usize = 32;
-
-/// A group in the units of the bit stream.
-const EIGHTS: usize = GROUP / 8;
+/// Elements of a group: a block of codes.
+const GROUP: usize = BLOCK;
 
 /// The bias of an E8M0 scale byte.
 const BIAS: i32 = 127;
@@ -30,26 +28,36 @@ pub enum ScaleRule {
 }
 
 impl ScaleRule {
-    /// The exponent for `ratio`, which is positive, finite and a value of `float`.
+    /// The exponents, counted from [`BIAS`], for `ratios`, which are values of `float`, finite and not negative.
     #[inline(always)]
-    fn exponent(self, ratio: f32, float: Float) -> i32 {
-        let (floor, fraction) = logarithm(ratio);
-        match self {
-            Self::Ceil => floor + i32::from(fraction > 0),
-            Self::Round => floor + i32::from(fraction >= round_up_from(floor, float)),
-        }
+    fn exponents<L: Lanes>(self, ratios: L, float: Float) -> L {
+        // A group of zeros has the exponent 0.
+        let is_zero = L::splat(1).is_above(ratios);
+        let (floor, fraction) = logarithm(is_zero.choose(L::number(1.0), ratios));
+        let rounded_up = match self {
+            Self::Ceil => fraction.is_above(L::splat(0)),
+            Self::Round => {
+                let mut least = floor.lanes();
+                for least in &mut least {
+                    *least = round_up_from(*least as i32 - BIAS, float);
+                }
+                fraction.is_above(L::new(least).minus(L::splat(1)))
+            }
+        };
+        // All bits of an integer are -1.
+        floor.minus(rounded_up)
     }
 }
 
-/// `value` as 2^floor * (1 + fraction / 2^23), where it is positive and finite.
+/// `values` as 2^(floor - [`BIAS`]) * (1 + fraction / 2^23), where they are positive and finite.
 #[inline(always)]
-fn logarithm(value: f32) -> (i32, u32) {
-    let bits = value.to_bits();
-    // A subnormal is shifted up until its leading bit is where a normal number implies it.
-    let shift = bits.leading_zeros().saturating_sub(8);
-    let exponent = (bits >> 23) as i32 - 127;
-    let floor = if shift > 0 { exponent + 1 - shift as i32 } else { exponent };
-    (floor, bits << shift & 0x7F_FFFF)
+fn logarithm<L: Lanes>(values: L) -> (L, L) {
+    /// Makes every subnormal number normal.
+    const UP: f32 = (1 << 23) as f32;
+    let is_subnormal = L::number(f32::MIN_POSITIVE).is_above(values);
+    let normal = is_subnormal.choose(values.multiply(L::number(UP)), values);
+    let floor = normal.shifted_right::<23>().minus(is_subnormal.and(L::splat(23)));
+    (floor, normal.and(L::splat(0x7F_FFFF)))
 }
 
 /// The least fraction, in units of 2^-23, for which the logarithm rounds up from `floor` to the next integer.
@@ -91,8 +99,11 @@ pub(super) trait Code<const BITS: usize>: Copy {
     /// The largest magnitude.
     const LARGEST: f32;
 
-    fn encode(value: f32) -> u8;
-    fn decode(code: u8) -> f32;
+    /// The nearest codes.
+    fn encode<L: Lanes>(values: L) -> L;
+
+    /// The values of codes.
+    fn decode<L: Lanes>(codes: L) -> L;
 }
 
 pub(super) struct Quantize<'a, E, C, const BITS: usize> {
@@ -112,30 +123,44 @@ impl<E: Element, C: Code<BITS>, const BITS: usize> Kernel for Quantize<'_, E, C,
     type Output = Result<(), NonFinite>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
-        let (packed, _) = self.out.packed.as_chunks_mut::<BITS>().0.as_chunks_mut::<EIGHTS>();
-        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE));
-        for (index, ((input, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
-            let mut divisors = [0.0; TILE];
-            for ((group, scale), divisor) in input.chunks_exact(GROUP * E::SIZE).zip(scales).zip(&mut divisors) {
-                let largest = largest_magnitude::<GROUP>(&E::load(group));
-                if largest >= INFINITY {
-                    return Err(NonFinite::first_in::<E>(input, index * TILE * GROUP));
-                }
-                let ratio = E::round(f32::from_bits(largest) / C::LARGEST);
-                let exponent = if ratio > 0.0 { self.rule.exponent(ratio, E::FLOAT) } else { 0 };
-                // An exponent below the range of E8M0 wraps around, as it does on x86-64.
-                *scale = (exponent + BIAS) as u8;
-                *divisor = power_of_two(exponent);
+    fn run<L: Lanes>(self) -> Self::Output {
+        let (packed, _) = self.out.packed.as_chunks_mut::<BITS>().0.as_chunks_mut();
+        let tiles = E::elements(self.input).chunks(TILE * GROUP).zip(packed.chunks_mut(TILE));
+        for (index, ((elements, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
+            let (groups, _) = elements.as_chunks::<LANES>().0.as_chunks::<{ GROUP / LANES }>();
+            let mut largest = [0.0; TILE];
+            for (group, largest) in groups.iter().zip(&mut largest) {
+                *largest = E::magnitude::<L>(group.as_flattened());
+            }
+            if !are_finite(&largest) {
+                return Err(NonFinite::first_in::<E>(elements, index * TILE * GROUP));
             }
 
-            for ((group, packed), divisor) in input.chunks_exact(GROUP * E::SIZE).zip(packed).zip(divisors) {
-                let values: [f32; GROUP] = E::load(group);
-                let mut codes = [[0; 8]; EIGHTS];
-                for (code, value) in codes.as_flattened_mut().iter_mut().zip(values) {
-                    // MLX rounds the quotient to the tensor's type; only a subnormal one can change, and
-                    // those are far below what any code but zero stands for.
-                    *code = C::encode(value / divisor);
+            let mut scale_bytes = [L::splat(0); TILE / LANES];
+            let mut factors = [[0.0; TILE]; 2];
+            for (index, scale_bytes) in scale_bytes.iter_mut().enumerate() {
+                let start = index * LANES;
+                let ratios = E::round(L::eight_of(&largest, start).divide(L::number(C::LARGEST)));
+                let exponents = self.rule.exponents(ratios, E::FLOAT);
+                // An exponent below the range of E8M0 wraps around, as it does on x86-64.
+                *scale_bytes = exponents.and(L::splat(0xFF));
+                // To divide by a power of two is to multiply by its inverse. That of 2^-149 is no binary32, so it is the
+                // product of two: with exponents of about half the size, and bias, in one number of 2 * BIAS - exponent.
+                let inverse = L::splat(3 * BIAS as u32).minus(exponents);
+                let half = inverse.shifted_right::<1>();
+                let other = inverse.minus(half);
+                factors[0][start..start + LANES].copy_from_slice(&half.shifted_left::<23>().to_numbers());
+                factors[1][start..start + LANES].copy_from_slice(&other.shifted_left::<23>().to_numbers());
+            }
+            scales.copy_from_slice(&L::to_bytes(scale_bytes)[..scales.len()]);
+
+            for (index, (group, packed)) in groups.iter().zip(packed).enumerate() {
+                let [first, second] = [L::number(factors[0][index]), L::number(factors[1][index])];
+                let mut codes = [L::splat(0); GROUP / LANES];
+                for index in 0..GROUP / LANES {
+                    // MLX rounds the quotient to the tensor's type; only a subnormal one can change, and those are
+                    // far below what any code but zero stands for. So is what the first product may round.
+                    codes[index] = C::encode(E::load::<L>(&group[index]).multiply(first).multiply(second));
                 }
                 *packed = pack(codes);
             }
@@ -161,33 +186,33 @@ impl<E: Element, C: Code<BITS>, const BITS: usize> Kernel for Dequantize<'_, E, 
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let (packed, _) = self.packed.as_chunks::<BITS>().0.as_chunks::<EIGHTS>();
-        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
-        for ((packed, &scale), out) in groups {
+    fn run<L: Lanes>(self) {
+        let (packed, _) = self.packed.as_chunks::<BITS>().0.as_chunks();
+        let (out, _) = E::elements_mut(self.out).as_chunks_mut::<LANES>().0.as_chunks_mut::<{ GROUP / LANES }>();
+        for ((packed, &scale), out) in packed.iter().zip(self.scales).zip(out) {
             // The byte 255 is no NaN here as in E8M0, but the next power of two: an infinity.
             let power = if scale == u8::MAX { f32::INFINITY } else { power_of_two(i32::from(scale) - BIAS) };
-            let power = E::round(power);
-            let codes = unpack(*packed);
-            let mut values = [0.0; GROUP];
-            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
-                *value = multiply(C::decode(*code), power);
+            let power = E::round(L::number(power));
+            let codes: [L; GROUP / LANES] = unpack::<L, BITS>(packed);
+            for index in 0..GROUP / LANES {
+                out[index] = E::store(E::multiply(C::decode(codes[index]), power));
             }
-            E::store_all(values, out);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::Plain;
     use super::*;
 
     #[test]
     fn logarithm_is_exact() {
-        for bits in (1..INFINITY).step_by(997).chain(1..5000) {
+        for bits in (1..f32::INFINITY.to_bits()).step_by(997).chain(1..5000) {
             let value = f32::from_bits(bits);
-            let (floor, fraction) = logarithm(value);
-            let restored = 2.0_f64.powi(floor) * (1.0 + f64::from(fraction) / 8_388_608.0);
+            let (floor, fraction) = logarithm(Plain::number(value));
+            let floor = floor.lanes()[0] as i32 - BIAS;
+            let restored = 2.0_f64.powi(floor) * (1.0 + f64::from(fraction.lanes()[0]) / 8_388_608.0);
             assert_eq!(f64::from(value), restored, "{bits:#x}");
         }
     }

@@ -5,16 +5,14 @@
 
 use std::marker::PhantomData;
 
-use super::float::{Element, INFINITY, largest_magnitude, multiply};
+use super::float::Element;
 use super::instructions::Kernel;
-use super::pack::{pack, unpack};
-use super::{NonFinite, Quantized, TILE, fp4, fp8};
+use super::lanes::{LANES, Lanes};
+use super::pack::{BLOCK, Packed, pack, unpack};
+use super::{NonFinite, Quantized, TILE, are_finite, fp4, fp8};
 
-/// Elements of a group.
+/// Elements of a group: half a block of codes.
 const GROUP: usize = 16;
-
-/// A group in the units of the bit stream.
-const EIGHTS: usize = GROUP / 8;
 
 /// The largest FP4 magnitude.
 const LARGEST_CODE: f32 = 6.0;
@@ -39,49 +37,113 @@ impl<E: Element> Kernel for Quantize<'_, E> {
     type Output = Result<(), NonFinite>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run<L: Lanes>(self) -> Self::Output {
         let encoding_scale = self.global_scale.map_or(1.0, |global| LARGEST_VALUE / global);
-        let (packed, _) = self.out.packed.as_chunks_mut::<4>();
-        let tiles = self.input.chunks(TILE * GROUP * E::SIZE).zip(packed.chunks_mut(TILE * EIGHTS));
-        for (index, ((input, packed), scales)) in tiles.zip(self.out.scales.chunks_mut(TILE)).enumerate() {
+        let tiles = (E::elements(self.input).chunks(TILE * GROUP))
+            .zip(self.out.packed.as_chunks_mut::<4>().0.chunks_mut(TILE * GROUP / 8))
+            .zip(self.out.scales.chunks_mut(TILE));
+        for (index, ((elements, packed), scales)) in tiles.enumerate() {
             let mut largest = [0.0; TILE];
-            for (largest, group) in largest.iter_mut().zip(input.chunks_exact(GROUP * E::SIZE)) {
-                let magnitude = largest_magnitude::<GROUP>(&E::load(group));
-                if magnitude >= INFINITY {
-                    return Err(NonFinite::first_in::<E>(input, index * TILE * GROUP));
-                }
-                *largest = f32::from_bits(magnitude);
+            for (group, largest) in elements.as_chunks::<GROUP>().0.iter().zip(&mut largest) {
+                *largest = E::magnitude::<L>(group);
             }
+            if !are_finite(&largest) {
+                return Err(NonFinite::first_in::<E>(elements, index * TILE * GROUP));
+            }
+            let tile = Scales::of::<L, E>(&largest, encoding_scale);
+            scales.copy_from_slice(&tile.codes[..scales.len()]);
 
-            let mut divisors = [0.0; TILE];
-            let mut scale_codes = [0; TILE];
-            for ((code, divisor), largest) in scale_codes.iter_mut().zip(&mut divisors).zip(largest) {
-                *code = fp8::to_fp8(E::round(largest / LARGEST_CODE) * encoding_scale);
-                *divisor = fp8::from_fp8(*code);
+            let (blocks, rest) = elements.as_chunks::<BLOCK>();
+            let (packed_blocks, packed_rest) = packed.as_chunks_mut();
+            let (pairs, _) = tile.divisors.as_chunks();
+            for ((block, packed), divisors) in blocks.iter().zip(packed_blocks).zip(pairs) {
+                *packed = encode::<L, E>(block, divisors, encoding_scale);
             }
-            scales.copy_from_slice(&scale_codes[..scales.len()]);
-
-            let mut codes = [[0; 8]; TILE * EIGHTS];
-            let groups = input.chunks_exact(GROUP * E::SIZE).zip(codes.as_chunks_mut::<EIGHTS>().0);
-            for ((input, codes), (largest, divisor)) in groups.zip(largest.into_iter().zip(divisors)) {
-                let scaled = |value: f32| E::round(value / divisor) * encoding_scale;
-                let values: [f32; GROUP] = E::load(input);
-                let codes = codes.as_flattened_mut().iter_mut().zip(values);
-                if scaled(largest).abs() < fp4::EXACT {
-                    codes.for_each(|(code, value)| *code = fp4::encode(scaled(value)));
-                } else {
-                    // A large global scale, or a group scale that rounded to zero.
-                    codes.for_each(|(code, value)| *code = fp4::encode_by_distance(scaled(value)));
-                }
+            if !rest.is_empty() {
+                // The last group of an odd number.
+                let mut block = [E::ZERO; BLOCK];
+                block[..GROUP].copy_from_slice(rest);
+                let packed = encode::<L, E>(&block, &pairs[blocks.len()], encoding_scale);
+                packed_rest.copy_from_slice(&packed[..GROUP / 8]);
             }
-            packed.copy_from_slice(&pack(codes)[..packed.len()]);
+            if !tile.are_exact {
+                encode_large::<E>(elements, &tile.divisors, encoding_scale, packed.as_flattened_mut());
+            }
         }
         Ok(())
     }
 }
 
+/// The scales of the groups of a tile.
+struct Scales {
+    codes: [u8; TILE],
+    /// What the elements of each group are divided by.
+    divisors: [f32; TILE],
+    /// Whether [`fp4::encode`] is exact for what comes out.
+    are_exact: bool,
+}
+
+impl Scales {
+    #[inline(always)]
+    fn of<L: Lanes, E: Element>(largest: &[f32; TILE], encoding_scale: f32) -> Self {
+        let encoding_scale = L::number(encoding_scale);
+        let mut codes = [L::splat(0); TILE / LANES];
+        let mut divisors = [0.0; TILE];
+        let mut are_exact = L::splat(u32::MAX);
+        for index in 0..TILE / LANES {
+            let largest = L::eight_of(largest, index * LANES);
+            let ratio = E::round(largest.divide(L::number(LARGEST_CODE)));
+            codes[index] = fp8::encode(ratio.multiply(encoding_scale));
+            // What is divided by zero is infinite or NaN, and those have the code of zero: as what is divided by infinity.
+            let exact = fp8::decode(codes[index]);
+            let is_zero = L::splat(1).is_above(exact.magnitude());
+            let divisor = is_zero.choose(L::number(f32::INFINITY), exact);
+            divisors[index * LANES..][..LANES].copy_from_slice(&divisor.to_numbers());
+            let scaled = scaled::<L, E>(largest, divisor, encoding_scale).magnitude();
+            are_exact = are_exact.and(scaled.is_less(L::number(fp4::EXACT)));
+        }
+        Self { codes: L::to_bytes(codes), divisors, are_exact: are_exact.lanes() == [u32::MAX; LANES] }
+    }
+}
+
+/// The codes of two groups.
+#[inline(always)]
+fn encode<L: Lanes, E: Element>(block: &[E::Bytes; BLOCK], divisors: &[f32; 2], encoding_scale: f32) -> Packed<4> {
+    let (eights, _) = block.as_chunks();
+    let mut codes = [L::splat(0); BLOCK / LANES];
+    for index in 0..BLOCK / LANES {
+        let divisor = L::number(divisors[index / 2]);
+        codes[index] = fp4::encode(scaled::<L, E>(E::load(&eights[index]), divisor, L::number(encoding_scale)));
+    }
+    pack(codes)
+}
+
+/// As [`encode`], for a tile with elements that are too large for [`fp4::encode`]: a scale was saturated, or the global one
+/// is not finite.
+#[cold]
+#[inline(never)]
+fn encode_large<E: Element>(elements: &[E::Bytes], divisors: &[f32; TILE], encoding_scale: f32, packed: &mut [u8]) {
+    for (index, pair) in elements.as_chunks::<2>().0.iter().enumerate() {
+        let divisor = divisors[2 * index / GROUP];
+        let [low, high] = pair.map(|element| {
+            let value = E::widen(E::narrow(E::widen(element) / divisor)) * encoding_scale;
+            fp4::encode_by_distance(value)
+        });
+        packed[index] = low | high << 4;
+    }
+}
+
+/// `values` in units of a group's scale.
+#[inline(always)]
+fn scaled<L: Lanes, E: Element>(values: L, divisors: L, encoding_scale: L) -> L {
+    E::round(values.divide(divisors)).multiply(encoding_scale)
+}
+
 pub(super) struct Dequantize<'a, E> {
-    global_scale: Option<f32>,
+    /// What multiplies the scale of a group; the product is rounded.
+    of_scale: f32,
+    /// What multiplies the value then.
+    of_value: Option<f32>,
     packed: &'a [u8],
     scales: &'a [u8],
     out: &'a mut [u8],
@@ -92,7 +154,13 @@ impl<'a, E: Element> Dequantize<'a, E> {
     pub(super) fn new(global_scale: Option<f32>, packed: &'a [u8], scales: &'a [u8], out: &'a mut [u8]) -> Self {
         let only_f32 = global_scale.is_none() || E::SIZE == 4;
         assert!(only_f32, "`nvfp4` with a global scale dequantizes to binary32 only");
-        Self { global_scale, packed, scales, out, element: PhantomData }
+        let of_scale = global_scale.map_or(1.0, |global| global / LARGEST_VALUE);
+        Self { of_scale, of_value: None, packed, scales, out, element: PhantomData }
+    }
+
+    /// Decodes codes and group scales that a third scale multiplies.
+    pub(super) fn times(factor: f32, packed: &'a [u8], scales: &'a [u8], out: &'a mut [u8]) -> Self {
+        Self { of_scale: 1.0, of_value: Some(factor), packed, scales, out, element: PhantomData }
     }
 }
 
@@ -100,47 +168,43 @@ impl<E: Element> Kernel for Dequantize<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let (packed, _) = self.packed.as_chunks::<4>().0.as_chunks::<EIGHTS>();
-        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
-        for ((packed, &scale), out) in groups {
-            let scale = fp8::from_fp8(scale);
-            let scale = self.global_scale.map_or(scale, |global| multiply(scale, global / LARGEST_VALUE));
-            let codes = unpack(*packed);
-            let mut values = [0.0; GROUP];
-            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
-                *value = multiply(fp4::decode(*code), scale);
-            }
-            E::store_all(values, out);
+    fn run<L: Lanes>(self) {
+        let (packed, packed_rest) = self.packed.as_chunks::<4>().0.as_chunks();
+        let (scales, scales_rest) = self.scales.as_chunks::<2>();
+        let (blocks, rest) = E::elements_mut(self.out).as_chunks_mut::<BLOCK>();
+        for ((packed, scales), block) in packed.iter().zip(scales).zip(blocks) {
+            *block = decode::<L, E>(packed, *scales, self.of_scale, self.of_value);
+        }
+        if let [scale] = *scales_rest {
+            // The last group of an odd number.
+            let mut packed = [[0; 4]; BLOCK / 8];
+            packed[..GROUP / 8].copy_from_slice(packed_rest);
+            rest.copy_from_slice(&decode::<L, E>(&packed, [scale; 2], self.of_scale, self.of_value)[..GROUP]);
         }
     }
 }
 
-/// Decodes codes and group scales that a third scale multiplies.
-pub(super) struct DequantizeTimes<'a, E> {
-    pub(super) factor: f32,
-    pub(super) packed: &'a [u8],
-    pub(super) scales: &'a [u8],
-    pub(super) out: &'a mut [u8],
-    pub(super) element: PhantomData<E>,
-}
-
-impl<E: Element> Kernel for DequantizeTimes<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let (packed, _) = self.packed.as_chunks::<4>().0.as_chunks::<EIGHTS>();
-        let groups = packed.iter().zip(self.scales).zip(self.out.chunks_exact_mut(GROUP * E::SIZE));
-        for ((packed, &scale), out) in groups {
-            let scale = fp8::from_fp8(scale);
-            let codes = unpack(*packed);
-            let mut values = [0.0; GROUP];
-            for (value, code) in values.iter_mut().zip(codes.as_flattened()) {
-                // The first product has at most six bits: it is exact.
-                *value = multiply(multiply(fp4::decode(*code), scale), self.factor);
-            }
-            E::store_all(values, out);
-        }
+/// The values of a block of codes.
+#[inline(always)]
+fn decode<L: Lanes, E: Element>(
+    packed: &Packed<4>,
+    scales: [u8; 2],
+    of_scale: f32,
+    of_value: Option<f32>,
+) -> [E::Bytes; BLOCK] {
+    let mut of_groups = [L::splat(0); 2];
+    for (of_group, scale) in of_groups.iter_mut().zip(scales) {
+        *of_group = E::multiply(fp8::decode(L::splat(scale.into())), L::number(of_scale));
     }
+    let codes: [L; BLOCK / LANES] = unpack::<L, 4>(packed);
+    let mut block = [E::ZERO; BLOCK];
+    for (index, out) in block.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        // Where no factor multiplies the scale, this product has at most six bits: it is exact.
+        let value = E::multiply(fp4::decode(codes[index]), of_groups[index / 2]);
+        *out = E::store(match of_value {
+            Some(factor) => E::multiply(value, L::number(factor)),
+            None => value,
+        });
+    }
+    block
 }

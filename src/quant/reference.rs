@@ -271,6 +271,19 @@ impl Random {
     }
 }
 
+/// How many random elements each kernel quantizes: `default`, or `KILN_KERNEL_ELEMENTS`, a multiple of 128, when this was
+/// compiled.
+fn elements(default: usize) -> usize {
+    option_env!("KILN_KERNEL_ELEMENTS").map_or(default, |elements| elements.parse().unwrap())
+}
+
+/// [`compare`], with `count` random elements.
+fn compare_random(scheme: Scheme, float: Float, random: &mut Random, count: usize, options: Options) -> usize {
+    const AT_ONCE: usize = 64 * 1024;
+    let whole = (0..count / AT_ONCE).map(|_| AT_ONCE);
+    whole.chain([count % AT_ONCE]).map(|count| compare(scheme, float, &random.elements(float, count), options)).sum()
+}
+
 /// Compares every instruction set with the reference; the number of elements compared.
 fn compare(scheme: Scheme, float: Float, input: &[u8], options: Options) -> usize {
     let elements = input.len() / float.size();
@@ -297,27 +310,29 @@ fn compare(scheme: Scheme, float: Float, input: &[u8], options: Options) -> usiz
 fn affine_kernels_equal_the_reference() {
     let mut random = Random(1);
     let mut compared = 0;
+    let count = elements(32 * 1024);
     for scheme in Scheme::all().filter(|scheme| scheme.has_biases()) {
         for float in FLOATS {
-            compared += compare(scheme, float, &random.elements(float, 32 * 1024), Options::default());
+            compared += compare_random(scheme, float, &mut random, count, Options::default());
         }
     }
-    assert_eq!(compared, 18 * 3 * 32 * 1024);
+    assert_eq!(compared, 18 * 3 * count);
 }
 
 #[test]
 fn microscaling_kernels_equal_the_reference() {
     let mut random = Random(2);
     let mut compared = 0;
+    let count = elements(64 * 1024);
     for scheme in [Scheme::Mxfp4, Scheme::Mxfp8] {
         for scale_rule in [ScaleRule::Ceil, ScaleRule::Round] {
             for float in FLOATS {
                 let options = Options { scale_rule, ..Options::default() };
-                compared += compare(scheme, float, &random.elements(float, 64 * 1024), options);
+                compared += compare_random(scheme, float, &mut random, count, options);
             }
         }
     }
-    assert_eq!(compared, 2 * 2 * 3 * 64 * 1024);
+    assert_eq!(compared, 2 * 2 * 3 * count);
 }
 
 #[test]
@@ -347,15 +362,43 @@ fn microscaling_exponents_equal_the_reference_around_every_threshold() {
 fn nvfp4_kernel_equals_the_reference() {
     let mut random = Random(3);
     let mut compared = 0;
+    // An odd number of groups, so that the last tile is partial.
+    let count = elements(32 * 1024) - 16;
     let globals = [None, Some(1.0), Some(0.37), Some(2688.0), Some(1e-5), Some(-3.0), Some(1e-30), Some(1e30)];
     for global_scale in globals {
         for float in FLOATS {
             let options = Options { global_scale, ..Options::default() };
-            // An odd number of groups, so that the last tile is partial.
-            compared += compare(Scheme::Nvfp4, float, &random.elements(float, 32 * 1024 - 16), options);
+            compared += compare_random(Scheme::Nvfp4, float, &mut random, count, options);
         }
     }
-    assert_eq!(compared, 8 * 3 * (32 * 1024 - 16));
+    assert_eq!(compared, 8 * 3 * count);
+}
+
+/// What a scale is computed from: every finite magnitude as the largest of a group; without `KILN_KERNEL_ELEMENTS`
+/// one in 61.
+#[test]
+fn every_largest_magnitude_equals_the_reference() {
+    let step = if option_env!("KILN_KERNEL_ELEMENTS").is_some() { 1 } else { 61 };
+    let mut random = Random(5);
+    let mut compared = 0;
+    for (float, infinity) in [(Float::Bf16, 0x7F80_u32), (Float::F16, 0x7C00)] {
+        for scheme in Scheme::all() {
+            let mut input = Vec::new();
+            for largest in (0..infinity).step_by(step) {
+                let sign = random.next() & 0x8000;
+                input.extend(((largest | sign) as u16).to_le_bytes());
+                for _ in 1..scheme.group_size() {
+                    let magnitude = random.next() % (largest + 1);
+                    input.extend(((magnitude | random.next() & 0x8000) as u16).to_le_bytes());
+                }
+            }
+            for scale_rule in [ScaleRule::Ceil, ScaleRule::Round] {
+                let options = Options { scale_rule, ..Options::default() };
+                compared += compare(scheme, float, &input, options) / scheme.group_size();
+            }
+        }
+    }
+    assert_eq!(compared, 2 * 21 * (0x7F80_usize.div_ceil(step) + 0x7C00_usize.div_ceil(step)));
 }
 
 #[test]
