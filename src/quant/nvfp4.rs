@@ -38,7 +38,17 @@ impl<E: Element> Kernel for Quantize<'_, E> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) -> Self::Output {
-        let encoding_scale = self.global_scale.map_or(1.0, |global| LARGEST_VALUE / global);
+        match self.global_scale {
+            // A factor of one changes nothing, but it takes time.
+            None => self.quantize::<L, false>(1.0),
+            Some(global) => self.quantize::<L, true>(LARGEST_VALUE / global),
+        }
+    }
+}
+
+impl<E: Element> Quantize<'_, E> {
+    #[inline(always)]
+    fn quantize<L: Lanes, const SCALED: bool>(self, encoding_scale: f32) -> Result<(), NonFinite> {
         let tiles = (E::elements(self.input).chunks(TILE * GROUP))
             .zip(self.out.packed.as_chunks_mut::<4>().0.chunks_mut(TILE * GROUP / 8))
             .zip(self.out.scales.chunks_mut(TILE));
@@ -50,20 +60,20 @@ impl<E: Element> Kernel for Quantize<'_, E> {
             if !are_finite(&largest) {
                 return Err(NonFinite::first_in::<E>(elements, index * TILE * GROUP));
             }
-            let tile = Scales::of::<L, E>(&largest, encoding_scale);
+            let tile = Scales::of::<L, E, SCALED>(&largest, encoding_scale);
             scales.copy_from_slice(&tile.codes[..scales.len()]);
 
             let (blocks, rest) = elements.as_chunks::<BLOCK>();
             let (packed_blocks, packed_rest) = packed.as_chunks_mut();
             let (pairs, _) = tile.divisors.as_chunks();
             for ((block, packed), divisors) in blocks.iter().zip(packed_blocks).zip(pairs) {
-                *packed = encode::<L, E>(block, divisors, encoding_scale);
+                *packed = encode::<L, E, SCALED>(block, divisors, encoding_scale);
             }
             if !rest.is_empty() {
                 // The last group of an odd number.
                 let mut block = [E::ZERO; BLOCK];
                 block[..GROUP].copy_from_slice(rest);
-                let packed = encode::<L, E>(&block, &pairs[blocks.len()], encoding_scale);
+                let packed = encode::<L, E, SCALED>(&block, &pairs[blocks.len()], encoding_scale);
                 packed_rest.copy_from_slice(&packed[..GROUP / 8]);
             }
             if !tile.are_exact {
@@ -85,7 +95,7 @@ struct Scales {
 
 impl Scales {
     #[inline(always)]
-    fn of<L: Lanes, E: Element>(largest: &[f32; TILE], encoding_scale: f32) -> Self {
+    fn of<L: Lanes, E: Element, const SCALED: bool>(largest: &[f32; TILE], encoding_scale: f32) -> Self {
         let encoding_scale = L::number(encoding_scale);
         let mut codes = [L::splat(0); TILE / LANES];
         let mut divisors = [0.0; TILE];
@@ -99,7 +109,7 @@ impl Scales {
             let is_zero = L::splat(1).is_above(exact.magnitude());
             let divisor = is_zero.choose(L::number(f32::INFINITY), exact);
             divisors[index * LANES..][..LANES].copy_from_slice(&divisor.to_numbers());
-            let scaled = scaled::<L, E>(largest, divisor, encoding_scale).magnitude();
+            let scaled = scaled::<L, E, SCALED>(largest, divisor, encoding_scale).magnitude();
             are_exact = are_exact.and(scaled.is_less(L::number(fp4::EXACT)));
         }
         Self { codes: L::to_bytes(codes), divisors, are_exact: are_exact.lanes() == [u32::MAX; LANES] }
@@ -108,12 +118,16 @@ impl Scales {
 
 /// The codes of two groups.
 #[inline(always)]
-fn encode<L: Lanes, E: Element>(block: &[E::Bytes; BLOCK], divisors: &[f32; 2], encoding_scale: f32) -> Packed<4> {
+fn encode<L: Lanes, E: Element, const SCALED: bool>(
+    block: &[E::Bytes; BLOCK],
+    divisors: &[f32; 2],
+    encoding_scale: f32,
+) -> Packed<4> {
     let (eights, _) = block.as_chunks();
     let mut codes = [L::splat(0); BLOCK / LANES];
     for index in 0..BLOCK / LANES {
         let divisor = L::number(divisors[index / 2]);
-        codes[index] = fp4::encode(scaled::<L, E>(E::load(&eights[index]), divisor, L::number(encoding_scale)));
+        codes[index] = fp4::encode(scaled::<L, E, SCALED>(E::load(&eights[index]), divisor, L::number(encoding_scale)));
     }
     pack(codes)
 }
@@ -135,8 +149,9 @@ fn encode_large<E: Element>(elements: &[E::Bytes], divisors: &[f32; TILE], encod
 
 /// `values` in units of a group's scale.
 #[inline(always)]
-fn scaled<L: Lanes, E: Element>(values: L, divisors: L, encoding_scale: L) -> L {
-    E::round(values.divide(divisors)).multiply(encoding_scale)
+fn scaled<L: Lanes, E: Element, const SCALED: bool>(values: L, divisors: L, encoding_scale: L) -> L {
+    let values = E::round(values.divide(divisors));
+    if SCALED { values.multiply(encoding_scale) } else { values }
 }
 
 pub(super) struct Dequantize<'a, E> {
