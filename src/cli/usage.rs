@@ -55,6 +55,7 @@ fn drawn(usage: &Usage) -> String {
         ("unneeded", usage.unneeded, ": `kiln gc` removes them"),
         ("unfinished", Some(usage.unfinished), ""),
         ("quarantine", Some(usage.quarantined), ""),
+        ("reserve", Some(usage.reserved), ""),
         ("other", Some(usage.other), ""),
         ("total", Some(usage.total), ""),
     ];
@@ -83,6 +84,7 @@ fn object(usage: &Usage) -> Value {
         "unneeded": usage.unneeded.map(space),
         "unfinished": space(usage.unfinished),
         "quarantined": space(usage.quarantined),
+        "reserved": space(usage.reserved),
         "other": space(usage.other),
         "total": space(usage.total),
     })

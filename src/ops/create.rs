@@ -174,6 +174,11 @@ impl Prepared {
         self.notes().iter().for_each(|note| progress.note(note));
         let run = Run::begin();
         let import = store.begin_import()?;
+        let planned = self.parts().map(|part| &part.plan);
+        store.require_space(planned.flat_map(|plan| {
+            let blobs = plan.blobs.iter().map(|blob| Layout::of(blob).size);
+            blobs.chain(plan.sidecars.iter().map(|file| file.size))
+        }))?;
         let built = build(self, options.dialect, options.threads, &import, progress)?;
         // Before the name: what has one is complete, and gc takes a note whose manifest never came.
         run.note(self).write(store, &built.manifest.digest)?;

@@ -9,7 +9,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, P
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, OFlags, unlinkat};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, fallocate, statvfs, unlinkat};
+use rustix::io::Errno;
 
 /// The file system under a store. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,11 @@ pub trait Watch: Debug + Send + Sync {
     /// # Errors
     /// That of `perform`, or another one in its place.
     fn around(&self, operation: &Operation<'_>, perform: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
+
+    /// How many bytes may still be written, in place of what the file system says; `None` for that.
+    fn available(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Something that changes what is on disk, or waits for it to be there.
@@ -35,6 +41,8 @@ pub enum Operation<'a> {
     Fill(&'a Path, &'a Path),
     /// The file gets this length.
     SetLength(&'a Path, u64),
+    /// The file gets this length, and space for all of it.
+    Allocate(&'a Path, u64),
     /// The file gets this mode.
     SetMode(&'a Path, u32),
     /// Waits until the bytes of the file are on disk.
@@ -108,6 +116,16 @@ impl Disk {
         self.run(Operation::Remove(path), || fs::remove_file(path))
     }
 
+    /// How many bytes may still be written to the file system of `path`; `None` where that is not known.
+    pub(super) fn available(&self, path: &Path) -> Option<u64> {
+        let file_system = || {
+            let status = statvfs(path).ok()?;
+            // One that has no size does not count.
+            (status.f_blocks > 0).then(|| status.f_bavail.saturating_mul(status.f_frsize))
+        };
+        self.0.as_ref().and_then(|watch| watch.available()).or_else(file_system)
+    }
+
     /// Removes the file `name` from the directory that is open as `handle`, and that was opened at `directory`.
     pub(super) fn remove_at(&self, handle: impl AsFd, directory: &Path, name: &str) -> io::Result<()> {
         let path = directory.join(name);
@@ -162,6 +180,17 @@ impl Handle {
 
     pub(super) fn set_length(&self, length: u64) -> io::Result<()> {
         self.disk.run(Operation::SetLength(&self.path, length), || self.file.set_len(length))
+    }
+
+    pub(super) fn allocate(&self, length: u64) -> io::Result<()> {
+        self.disk.run(Operation::Allocate(&self.path, length), || {
+            match fallocate(&self.file, FallocateFlags::empty(), 0, length) {
+                Err(Errno::OPNOTSUPP) => {
+                    self.file.write_all_at(&vec![0; usize::try_from(length).unwrap_or_default()], 0)
+                }
+                outcome => Ok(outcome?),
+            }
+        })
     }
 
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {

@@ -73,6 +73,18 @@ impl Store {
         let layout = Layout::open(disk, root)?;
         let lock = if dry_run { Lock::shared } else { Lock::exclusive }(layout.disk(), &layout.store_lock(), patience)?;
         let store = Self { layout: Arc::new(layout), _lock: Arc::new(lock) };
+        if dry_run {
+            return store.collect(dry_run);
+        }
+        // On some file systems a removal, too, takes space at first.
+        store.layout.spend_reserve();
+        let report = store.collect(dry_run);
+        store.layout.keep_reserve();
+        report
+    }
+
+    fn collect(&self, dry_run: bool) -> Result<GcReport> {
+        let (store, root) = (self, self.root());
         if !dry_run {
             // A name removed by a process that died before its fsync must not come back after its
             // content is gone.

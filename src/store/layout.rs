@@ -178,6 +178,7 @@ impl Layout {
         ] {
             replace(&self.disk, &self.ingest(), &self.root, name, bytes)?;
         }
+        self.keep_reserve();
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod read;
 mod receive;
 mod refs;
 mod registries;
+mod reserve;
 mod stage;
 mod transfer;
 mod unfinished;
@@ -108,9 +109,7 @@ impl Store {
 /// A failed operation on a file of the store, with what to do when the reason is known.
 fn failed(action: &str, path: &Path, cause: io::Error) -> Error {
     let hint = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("run `kiln gc`, or free some space on that disk")
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(reserve::MAKE_ROOM),
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             Some("name a store you can write with `--store` or `KILN_STORE`")
         }

@@ -7,6 +7,7 @@ use std::fs;
 use super::durable::{replace, sync_directory};
 use super::layout::INDEX_FILE;
 use super::lock::Lock;
+use super::reserve::is_full;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
@@ -136,11 +137,18 @@ impl Store {
     fn update_index(&self, change: impl FnOnce(&mut Index) -> Result<bool>) -> Result<()> {
         let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
         let mut index = self.index()?;
+        let before = index.manifests.len();
         if !change(&mut index)? {
             return Ok(());
         }
         index.manifests.sort_by(|left, right| ref_name(left).cmp(&ref_name(right)));
-        replace(self.layout.disk(), &self.layout.ingest(), self.root(), INDEX_FILE, &json::to_canonical(&index))
+        let text = json::to_canonical(&index);
+        let write = || replace(self.layout.disk(), &self.layout.ingest(), self.root(), INDEX_FILE, &text);
+        match write() {
+            // Without names that go, no room can be made.
+            Err(cause) if index.manifests.len() < before && is_full(&cause) && self.layout.spend_reserve() => write(),
+            outcome => outcome,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::reserve::RESERVE;
 use super::{Store, failed};
 use crate::error::{ErrorKind, Result};
 use crate::oci::{Descriptor, Digest};
@@ -41,6 +42,8 @@ pub struct Usage {
     pub unfinished: Space,
     /// What was moved aside because it was damaged.
     pub quarantined: Space,
+    /// What is kept for a full disk.
+    pub reserved: Space,
     /// Everything else: the index, notes, what is known of registries.
     pub other: Space,
     /// All of it.
@@ -114,10 +117,13 @@ impl Store {
             each_file(&directory, &mut |_, bytes| usage.unfinished.add(bytes))?;
         }
         each_file(&self.layout.quarantine(), &mut |_, bytes| usage.quarantined.add(bytes))?;
-        for directory in [self.root().to_owned(), self.layout.notes(), self.root().join("registries")] {
+        each_file(self.root(), &mut |name, bytes| {
+            if name == RESERVE { usage.reserved.add(bytes) } else { usage.other.add(bytes) }
+        })?;
+        for directory in [self.layout.notes(), self.root().join("registries")] {
             each_file(&directory, &mut |_, bytes| usage.other.add(bytes))?;
         }
-        for space in [usage.needed, unneeded, usage.unfinished, usage.quarantined, usage.other] {
+        for space in [usage.needed, unneeded, usage.unfinished, usage.quarantined, usage.reserved, usage.other] {
             usage.total.files += space.files;
             usage.total.bytes = usage.total.bytes.saturating_add(space.bytes);
         }
@@ -125,7 +131,7 @@ impl Store {
     }
 
     /// The content of the store with the sizes of its files. `other` hears of files that are none.
-    fn content(&self, other: &mut dyn FnMut(u64)) -> Result<BTreeMap<Digest, u64>> {
+    pub(super) fn content(&self, other: &mut dyn FnMut(u64)) -> Result<BTreeMap<Digest, u64>> {
         let mut content = BTreeMap::new();
         for directory in self.layout.blob_directories() {
             each_file(&directory, &mut |name, bytes| match Digest::from_hex(name) {

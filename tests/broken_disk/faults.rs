@@ -160,9 +160,13 @@ fn whatever_fails_nothing_is_lost_or_left_over() {
                         let full = [Errno::NOSPC, Errno::DQUOT].contains(&errno);
                         assert!(!full || says.contains("kiln gc"), "{context}: {says}");
                     }
+                    // For that there is the reserve.
+                    Ok(()) if command == "rm" && errno != Errno::IO && errno != Errno::XDEV => {
+                        assert!(after != before && !root.join("reserve").exists(), "{context}");
+                    }
                     // What is only remembered, or tidied up, costs nothing when it fails.
                     Ok(()) => assert!(
-                        ["Remove(", "uploads", "registries"].iter().any(|hint| failed.contains(hint))
+                        ["Remove(", "uploads", "registries", "reserve"].iter().any(|hint| failed.contains(hint))
                             || command == "push",
                         "{context}: nobody heard of it"
                     ),

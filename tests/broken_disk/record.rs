@@ -106,6 +106,8 @@ impl Watch for Recorder {
             Operation::SetLength(path, length) => Step::SetLength(at(path), length),
             // Nothing depends on it: who owns a file reads it in any mode that a store gives.
             Operation::SetMode(..) => return Ok(()),
+            // What gets space without bytes is the reserve, which nobody reads.
+            Operation::Allocate(..) => return Ok(()),
             Operation::Sync(path) => Step::Sync(at(path)),
             Operation::MakeDirectory(path) => Step::MakeDirectory(at(path)),
             Operation::SyncDirectory(path) => Step::SyncDirectory(at(path)),

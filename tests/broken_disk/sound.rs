@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use kiln::json;
 use kiln::oci::{Algorithm, Digest, Manifest};
-use kiln::store::Store;
+use kiln::store::{Disk, Operation, Store, Watch};
 
 use super::record::{Promise, Step};
 
@@ -53,7 +55,8 @@ impl Promised {
 
     /// Says what is wrong with the store at `root`. It is swept in the end.
     pub(crate) fn check(&self, root: &Path) -> Result<(), String> {
-        let store = Store::open(root).map_err(|error| format!("the store does not open: {}", error.chain()))?;
+        let store = Store::open_on(unreserved(), root)
+            .map_err(|error| format!("the store does not open: {}", error.chain()))?;
         let refs = store.refs().map_err(|error| format!("there are no names: {}", error.chain()))?;
         for (name, allowed) in &self.names {
             let actual = refs.get(name).map(|target| target.digest);
@@ -128,7 +131,7 @@ impl Promised {
 
     /// A collection leaves all that is named, and nothing unfinished.
     fn swept(&self, root: &Path, manifests: &BTreeSet<Digest>) -> Result<(), String> {
-        Store::gc(root, false).map_err(|error| format!("gc fails: {}", error.chain()))?;
+        Store::gc_on(unreserved(), root, false).map_err(|error| format!("gc fails: {}", error.chain()))?;
         let left = self.sound(root)?;
         for manifest in manifests {
             let bytes = left.get(manifest).ok_or_else(|| format!("gc removed the manifest `{manifest}`"))?;
@@ -145,9 +148,25 @@ impl Promised {
     }
 }
 
-/// The files in `directory`, which may not be there, with their bytes.
+/// A disk on which nothing can be reserved: 8 MiB for each of the states would take longer than all the rest.
+fn unreserved() -> Disk {
+    #[derive(Debug)]
+    struct Unreserved;
+    impl Watch for Unreserved {
+        fn around(&self, operation: &Operation<'_>, perform: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+            if matches!(operation, Operation::Allocate(..)) {
+                Err(io::ErrorKind::Unsupported.into())
+            } else {
+                perform()
+            }
+        }
+    }
+    Disk::watched(Arc::new(Unreserved))
+}
+
+/// The files in `directory`, which may not be there, with their bytes; without the reserve, in which there are none.
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && !path.ends_with("reserve"));
     paths.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())).collect()
 }

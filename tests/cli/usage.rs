@@ -56,9 +56,10 @@ fn what_a_removal_frees_is_what_no_other_name_needs() {
     demo:int4  [SHORT]       [SIZE]  [SIZE]  [SIZE]
     demo:int8  [SHORT]       [SIZE]  [SIZE]  [SIZE]
 
-    models  [SIZE]  29 files
-    other   [SIZE]    5 files
-    total   [SIZE]  34 files
+    models   [SIZE]  29 files
+    reserve  [SIZE]    1 file
+    other    [SIZE]    5 files
+    total    [SIZE]    35 files
     --- stderr ---
     ");
     let before = usage(&place);
@@ -127,8 +128,9 @@ fn without_a_manifest_nobody_knows_what_is_unneeded() {
 
     models    [SIZE]  23 files
     unneeded  ?           ?
+    reserve   [SIZE]    1 file
     other     [SIZE]    5 files
-    total     [SIZE]  34 files
+    total     [SIZE]    35 files
     --- stderr ---
     note: the manifest of `demo:int4` cannot be read, so what nobody needs is not known: `kiln verify demo:int4` says why
     ");

@@ -5,6 +5,7 @@
 
 mod collecting;
 mod damage;
+mod full;
 mod importing;
 mod names;
 mod opening;
