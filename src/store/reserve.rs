@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::Store;
 use super::layout::Layout;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +23,10 @@ impl Layout {
 
     /// Sees to it that there is a reserve. Where there is no space for it there is none, and nothing else comes of it.
     pub(super) fn keep_reserve(&self) {
+        // Whoever writes beyond this is ended by a signal.
+        if getrlimit(Resource::Fsize).current.is_some_and(|longest| longest < SIZE) {
+            return;
+        }
         let path = self.reserve();
         let make = || {
             let (file, _) = self.disk().open_or_create(&path, 0o600)?;

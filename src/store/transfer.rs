@@ -26,9 +26,7 @@ impl Store {
         work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let store = self.clone();
-        tokio::task::spawn_blocking(move || work(&store))
-            .await
-            .map_err(ended_early)?
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(ended_early)?
     }
 }
 
