@@ -29,6 +29,7 @@ fn the_umask_changes_no_mode() {
         ("notes".to_owned(), 0o755),
         ("oci-layout".to_owned(), 0o644),
         ("quarantine".to_owned(), 0o755),
+        ("reserve".to_owned(), 0o600),
     ]);
     let mut indexes = Vec::new();
     for mask in [0o000, 0o022, 0o077] {
