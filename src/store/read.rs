@@ -163,16 +163,20 @@ impl Store {
     /// # Errors
     /// As [`Store::check`].
     pub fn glance(&self, target: &Descriptor) -> Result<Result<(), Damage>> {
-        Ok(match open_regular(&self.blob_path(&target.digest))? {
-            None => Err(Damage::Missing),
-            Some((_, actual)) if actual != target.size => Err(Damage::Size { actual }),
-            Some(_) => Ok(()),
-        })
+        let path = self.blob_path(&target.digest);
+        match path.symlink_metadata() {
+            Ok(found) if !found.is_file() => Ok(Err(Damage::Missing)),
+            Ok(found) if found.len() != target.size => Ok(Err(Damage::Size { actual: found.len() })),
+            Ok(_) => Ok(Ok(())),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::Missing)),
+            Err(cause) => Err(failed("look at", &path, cause)),
+        }
     }
 
     /// Whether a file of the right size is there.
     pub(super) fn has_size(&self, target: &Descriptor) -> Result<bool> {
-        Ok(self.glance(target)?.is_ok())
+        let found = open_regular(&self.blob_path(&target.digest))?;
+        Ok(found.is_some_and(|(_, actual)| actual == target.size))
     }
 
     /// Whether the content of `target` is there, whole and right, so that it need not be written again.
