@@ -1,8 +1,10 @@
 //! Looking at what a store holds: the list of models, and one model's layers and tensors.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use super::held::Held;
+use super::parallel::each;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Dtype;
 use crate::manifest::{Content, Lock, LockedTensor, layer_name};
@@ -37,12 +39,12 @@ pub struct Contents {
 /// # Errors
 /// [`ErrorKind::Store`] when the store's index cannot be read.
 pub fn list(store: &Store) -> Result<Vec<Listed>> {
-    let refs = store.refs()?.into_iter();
-    refs.map(|(name, target)| {
-        let contents = store.manifest(&target).ok().map(|(manifest, _)| contents(store, &manifest)).transpose()?;
-        Ok(Listed { name, digest: target.digest, contents })
+    let refs: Vec<_> = store.refs()?.into_iter().collect();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    each(&refs, threads, |(name, target)| {
+        let contents = store.manifest(target).ok().map(|(manifest, _)| contents(store, &manifest)).transpose()?;
+        Ok(Listed { name: name.clone(), digest: target.digest, contents })
     })
-    .collect()
 }
 
 fn contents(store: &Store, manifest: &Manifest) -> Result<Contents> {
