@@ -3,17 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::distribution::Reference as Grammar;
-
 use super::Digest;
 use crate::error::{Error, ErrorKind, Result, quoted};
 
 /// A model's name: `[host[:port]/]path[:tag][@sha256:…]`.
 ///
-/// The grammar is the one of OCI distribution-spec v1.1.1, "Pulling manifests", as `oci-spec` parses
-/// it: <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests>.
-/// Unlike Docker, a name without a host stays without one: it lives in the local store. Names at Ollama's registry
-/// have the grammar of that.
+/// Path and tag have the grammar of OCI distribution-spec v1.1.1, "Pulling manifests":
+/// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pulling-manifests>; what is a host is
+/// Docker's rule. Unlike Docker, a name without a host stays without one: it lives in the local store. Names at Ollama's
+/// registry have the grammar of that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     host: Option<String>,
@@ -49,6 +47,31 @@ impl Reference {
         (is_name && is_tagged).then(|| Self {
             host: Some(host.to_owned()),
             path: format!("{namespace}/{model}"),
+            tag: tag.map(str::to_owned),
+            digest,
+        })
+    }
+
+    /// `text` with the grammar of the distribution specification.
+    fn at_registry(text: &str) -> Option<Self> {
+        let (name, digest) = match text.split_once('@') {
+            Some((name, digest)) => (name, Some(digest.parse().ok()?)),
+            None => (text, None),
+        };
+        // Docker's rule: the first component is a host when it has a dot or a port, or is `localhost`.
+        let (host, name) = match name.split_once('/') {
+            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+            _ => (None, name),
+        };
+        let (path, tag) = match name.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (name, None),
+        };
+        let is_path = path.len() <= MAX_PATH && path.split('/').all(is_component);
+        let is_reference = host.is_none_or(is_host) && is_path && tag.is_none_or(is_tag);
+        is_reference.then(|| Self {
+            host: host.map(str::to_owned),
+            path: path.to_owned(),
             tag: tag.map(str::to_owned),
             digest,
         })
@@ -125,6 +148,36 @@ impl Reference {
     }
 }
 
+/// How many bytes a repository's path may have.
+const MAX_PATH: usize = 255;
+
+/// A name of DNS or an address of IPv4, with a port where one is written.
+fn is_host(text: &str) -> bool {
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let is_label = |label: &str| {
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(is_letter)
+    };
+    // Digits alone, because a number may be written with a sign.
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    name.len() <= 253 && name.split('.').all(is_label) && port.is_none_or(is_port)
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+fn is_component(text: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    let is_separator = |between: &str| matches!(between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-');
+    text.starts_with(is_word) && text.ends_with(is_word) && text.split(is_word).all(is_separator)
+}
+
+/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+fn is_tag(text: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.len() <= 128
+        && text.starts_with(is_word)
+        && text.chars().all(|letter| is_word(letter) || letter == '.' || letter == '-')
+}
+
 impl FromStr for Reference {
     type Err = Error;
 
@@ -139,24 +192,7 @@ impl FromStr for Reference {
                 invalid().hint("write `ollama.com/[namespace/]model[:tag]`, as in `ollama.com/library/llama3.2:1b`")
             });
         }
-        let grammar: Grammar = text.parse().map_err(|cause| invalid().caused_by(cause))?;
-        // Docker's rule: the first component is a host when it has a dot or a port, or is `localhost`.
-        let has_host =
-            text.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
-        // `oci-spec` puts Docker Hub's `library/` before a bare name; without a host there is no Hub.
-        let path = match grammar.repository() {
-            path if has_host || text.contains('/') => path,
-            path => path.strip_prefix("library/").unwrap_or(path),
-        };
-        let digest = grammar.digest().map(str::parse).transpose()?;
-        let tag_written =
-            text.split('@').next().and_then(|name| name.rsplit('/').next()).is_some_and(|last| last.contains(':'));
-        Ok(Self {
-            host: has_host.then(|| text.split('/').next().unwrap_or_default().to_owned()),
-            path: path.to_owned(),
-            tag: grammar.tag().filter(|_| tag_written).map(str::to_owned),
-            digest,
-        })
+        Self::at_registry(text).ok_or_else(invalid)
     }
 }
 
@@ -178,6 +214,8 @@ impl fmt::Display for Reference {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -257,6 +295,36 @@ mod tests {
     fn refuses_what_no_registry_takes() {
         for text in ["", ":x", "a:", "UPPER", "a//b", "../a", "a b", "a@sha256:00", "a:t@md5:00", "/a", "a/", "a\n"] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+        let (long, tag) = ("x".repeat(MAX_PATH + 1), format!("a:{}", "x".repeat(129)));
+        for text in
+            ["a.example:65536/a", "a.example:+1/a", "[::1]:5000/a", "-a.example/a", "a..b/c", "a.b:/c", &long, &tag]
+        {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        // Docker's grammar as the crate `oci-spec` has it, which takes letters of any script for a tag and capitals
+        // for a repository's first part.
+        #[test]
+        fn the_grammar_is_the_one_of_the_specification(
+            text in "([a-zA-Z0-9]{1,3}[.:_-]{0,3}[a-z0-9]{0,4}/)?[a-z0-9]{1,2}([._/-]{1,3}[a-z0-9A-Z]{0,2}){0,3}(:[a-zA-Z0-9._/:-]{0,4})?",
+        ) {
+            let first = text.split('/').next().unwrap();
+            let has_host = text.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+            let ours = text.parse::<Reference>();
+            let theirs = text.parse::<oci_spec::distribution::Reference>();
+            // A host may have an underscore here, as those of containers have, and its port is one that there is.
+            let port = first.split_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+            let is_same = !has_host && first.chars().any(|letter| letter.is_ascii_uppercase())
+                || has_host && (first.contains('_') || !port)
+                || ours.is_ok() == theirs.is_ok();
+            prop_assert!(is_same, "{}: {:?} {:?}", text, ours, theirs);
+            if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+                prop_assert!(theirs.repository().ends_with(ours.path()));
+                prop_assert_eq!(theirs.tag(), ours.tag());
+            }
         }
     }
 }
