@@ -113,7 +113,8 @@ pub fn index(input: &[u8]) {
     let Ok(read) = parse_index(input) else { return };
     assert!(read.names().iter().all(|name| !name.contains(['/', '\\', ':', '\0']) && !name.starts_with('.')));
     let metadata: BTreeMap<&str, u64> = read.total_size.map(|size| ("total_size", size)).into_iter().collect();
-    let written = to_canonical(&json!({"metadata": metadata, "weight_map": read.shards}));
+    let shards: BTreeMap<&str, &str> = read.shards.iter().map(|(tensor, shard)| (&**tensor, &**shard)).collect();
+    let written = to_canonical(&json!({"metadata": metadata, "weight_map": shards}));
     assert_eq!(parse_index(&written).expect("it reads what was written"), read);
 }
 

@@ -18,6 +18,9 @@ pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     parse_within(text, usize::MAX)
 }
 
+/// How many bytes of memory the values of a configuration or a manifest may take.
+pub const LARGEST: usize = 24 << 20;
+
 /// Parses `text` as [`parse`] does, into a value that takes about `budget` bytes of memory at most: a tree of values
 /// takes up to thirty times its text.
 ///
@@ -87,8 +90,9 @@ impl Formatter for GoEscapes {
 struct Strict<'a>(&'a Cell<usize>);
 
 impl Strict<'_> {
-    /// About what one value takes besides its text, in bytes; the key of a member stands for as much again.
-    const VALUE: usize = size_of::<Value>();
+    /// About what one value takes besides its text, in bytes: twice its size, because what holds it grows by doubling;
+    /// the key of a member stands for as much again.
+    const VALUE: usize = 2 * size_of::<Value>();
 
     fn take<E: de::Error>(self, text: usize) -> Result<(), E> {
         let left = self.0.get().checked_sub(Self::VALUE + text);
@@ -153,7 +157,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
                 return Err(de::Error::custom(format_args!("duplicate key `{}`", key.escape_debug())));
             }
             // An object of one member has room for eleven.
-            self.take(if object.is_empty() { 12 * Self::VALUE + key.len() } else { 2 * Self::VALUE + key.len() })?;
+            self.take(if object.is_empty() { 10 * Self::VALUE + key.len() } else { 2 * Self::VALUE + key.len() })?;
             let value = entries.next_value_seed(self)?;
             object.insert(key, value);
         }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::error::quoted;
+
 /// The facts kiln uses from a `config.json`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelFacts {
@@ -14,7 +16,7 @@ pub struct ModelFacts {
     pub model_types: Vec<String>,
     /// `num_hidden_layers`.
     pub layers: Option<u64>,
-    /// Routed experts per layer: `num_experts`, `n_routed_experts` or `num_local_experts`.
+    /// Routed experts per layer: `num_experts`, `n_routed_experts` or `num_local_experts`; 0 in some dense models.
     pub experts: Option<u64>,
     /// `hidden_size`.
     pub hidden: Option<u64>,
@@ -81,6 +83,9 @@ impl LayerKind {
     }
 }
 
+/// How configs call the number of experts.
+const EXPERTS: [&str; 3] = ["num_experts", "n_routed_experts", "num_local_experts"];
+
 impl ModelFacts {
     /// Reads a `config.json`.
     pub fn of(config: &Value) -> Self {
@@ -110,7 +115,7 @@ impl ModelFacts {
         Self {
             architecture: classes.first().cloned(),
             layers: number(&["num_hidden_layers"]),
-            experts: number(&["num_experts", "n_routed_experts", "num_local_experts"]).filter(|&experts| experts > 0),
+            experts: number(&EXPERTS),
             hidden: number(&["hidden_size"]),
             vocabulary: number(&["vocab_size"]),
             expert_width: number(&["moe_intermediate_size"]),
@@ -130,6 +135,22 @@ impl ModelFacts {
             identifiers: classes.into_iter().chain(model_types.first().cloned()).chain(nested_type).collect(),
             model_types,
         }
+    }
+
+    /// A field of `config` that should count something in the checkpoint and is no count, as a sentence.
+    pub fn miscount(config: &Value) -> Option<String> {
+        let parts = ["text_config", "llm_config"].into_iter().filter_map(|key| config.get(key));
+        let places: Vec<&Value> = std::iter::once(config).chain(parts).collect();
+        let counts =
+            EXPERTS.into_iter().chain(["num_hidden_layers", "hidden_size", "vocab_size", "moe_intermediate_size"]);
+        counts.flat_map(|key| places.iter().filter_map(move |place| Some((key, place.get(key)?)))).find_map(
+            |(key, value)| {
+                // A list counts each layer's own.
+                let is_count = value.is_null() || value.is_u64() || value.is_array();
+                (!is_count)
+                    .then(|| format!("The config says {} for `{key}`, which is no count", quoted(&value.to_string())))
+            },
+        )
     }
 
     /// What the config calls this layer, if it says.

@@ -67,7 +67,7 @@ impl Document {
             return Err(corrupt("The manifest is larger than 4 MiB".to_owned()));
         }
         let not_json = |cause| corrupt("The manifest is not JSON".to_owned()).caused_by(cause);
-        let mut value = json::parse(bytes).map_err(not_json)?;
+        let mut value = json::parse_within(bytes, json::LARGEST).map_err(not_json)?;
         let Some(fields) = value.as_object_mut() else {
             return Err(corrupt("The manifest is not a JSON object".to_owned()));
         };

@@ -51,7 +51,8 @@ impl Manifest {
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
             return Err(corrupt("The manifest is larger than 4 MiB"));
         }
-        let value = json::parse(bytes).map_err(|cause| corrupt("The manifest is not JSON").caused_by(cause))?;
+        let value = json::parse_within(bytes, json::LARGEST)
+            .map_err(|cause| corrupt("The manifest is not JSON").caused_by(cause))?;
         if value.get("layers").is_some() == value.get("manifests").is_some() {
             return Err(corrupt("A manifest has exactly one of `layers` and `manifests`"));
         }

@@ -260,6 +260,9 @@ impl Plan {
         if request.profile == Profile::Hf {
             return files::plan(inventory, request);
         }
+        if let Some(sentence) = ModelFacts::miscount(&inventory.config) {
+            return Err(Error::input(sentence).hint("check that `config.json` belongs to these weights"));
+        }
         let facts = ModelFacts::of(&inventory.config);
         let family = Family::of(&facts);
         let model = (request.profile == Profile::Mlx).then(|| mlx::model(family, &facts)).transpose()?;

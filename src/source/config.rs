@@ -8,25 +8,26 @@ use serde_json::Value;
 
 use crate::json;
 
-/// Parses `text`, reading the bare words `NaN`, `Infinity` and `-Infinity` as the objects in which
-/// `transformers` writes them since JSON is to be JSON: `{"__float__": "Infinity"}`.
+/// Parses `text`, reading the bare words `NaN`, `Infinity` and `-Infinity` in an object or array as the objects in
+/// which `transformers` writes them since JSON is to be JSON: `{"__float__": "Infinity"}`.
 ///
 /// # Errors
 /// As [`json::parse`]; more than any configuration says.
 pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    json::parse_within(&without_bare_words(text), MAX_VALUES)
+    json::parse_within(&without_bare_words(text), json::LARGEST)
 }
 
-/// How many bytes the parsed values may take, and how many bare words are read.
-const MAX_VALUES: usize = 24 << 20;
+/// How many bare words are read.
 const MAX_WORDS: usize = 100_000;
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// `text` with an object in place of each bare word.
 fn without_bare_words(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
-    let (mut copied, mut at, mut in_string, mut words) = (0, 0, false, 0);
+    // A whole text of one word would become an object, which it is not.
+    let (mut copied, mut at) = (0, text.iter().position(|byte| matches!(byte, b'{' | b'[')).unwrap_or(text.len()));
+    let (mut in_string, mut words) = (text[..at].contains(&b'"'), 0);
     while at < text.len() && words < MAX_WORDS {
         match text[at] {
             b'"' => in_string = !in_string,
@@ -66,7 +67,6 @@ mod tests {
                 r#"{"a":[0.0,{"__float__":"Infinity"},{"__float__":"-Infinity"},-1]}"#,
             ),
             (r#"{"a":"NaN \" Infinity \\","b":NaN}"#, r#"{"a":"NaN \" Infinity \\","b":{"__float__":"NaN"}}"#),
-            ("NaN", r#"{"__float__":"NaN"}"#),
         ];
         for (text, same) in table {
             assert_eq!(parse(text.as_bytes()).unwrap(), json::parse(same.as_bytes()).unwrap(), "{text}");
@@ -76,8 +76,20 @@ mod tests {
     #[test]
     fn the_rest_is_strict() {
         let deep = "[".repeat(200) + &"]".repeat(200);
-        let table =
-            ["", "{", "{\"a\":1,\"a\":1}", "{\"a\":nan}", "{NaN:1}", "1NaN", "{\"a\":1e309}", "\"a\\", "{} {}", &deep];
+        let table = [
+            "",
+            "NaN",
+            " -Infinity",
+            "{",
+            "{\"a\":1,\"a\":1}",
+            "{\"a\":nan}",
+            "{NaN:1}",
+            "1NaN",
+            "{\"a\":1e309}",
+            "\"a\\",
+            "{} {}",
+            &deep,
+        ];
         for text in table {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }

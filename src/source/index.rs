@@ -1,21 +1,28 @@
 //! The shard index, `model.safetensors.index.json`: which tensor is in which file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read};
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Number;
 
 use super::is_printable;
-use super::safetensors::Strings;
 use crate::error::{Error, Result, quoted};
 use crate::json;
+
+/// The largest number of tensors in an index, and how many bytes their names may have together. The largest that are
+/// published have 280,000 and 16 MB.
+const MAX_TENSORS: usize = 300_000;
+const MAX_NAMES: usize = 24 << 20;
 
 /// What the index says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// The shard of each tensor: a file name without any folder.
-    pub shards: BTreeMap<String, String>,
+    pub shards: BTreeMap<String, Arc<str>>,
     /// The size of all tensors, in bytes, as the writer counted it; advisory, and often wrong.
     pub total_size: Option<u64>,
 }
@@ -23,7 +30,7 @@ pub struct Index {
 impl Index {
     /// The names of the shards, each once, sorted.
     pub fn names(&self) -> BTreeSet<&str> {
-        self.shards.values().map(String::as_str).collect()
+        self.shards.values().map(|shard| &**shard).collect()
     }
 }
 
@@ -48,7 +55,7 @@ pub(super) fn read(text: impl Read) -> Result<Index> {
     }
     text.consume(mark);
     let raw: RawIndex = json::read_into(text).map_err(malformed)?;
-    let Strings(shards) = raw.weight_map;
+    let Shards(shards) = raw.weight_map;
     if shards.is_empty() {
         return Err(Error::input("The shard index lists no tensor"));
     }
@@ -81,8 +88,54 @@ fn check_shard(name: &str) -> Result<(), &'static str> {
 
 #[derive(Deserialize)]
 struct RawIndex {
-    weight_map: Strings,
+    weight_map: Shards,
     metadata: Option<Metadata>,
+}
+
+/// The shard of each tensor, of which none is there twice. Many tensors have one shard, whose name is kept once.
+struct Shards(BTreeMap<String, Arc<str>>);
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ShardsVisitor).map(Shards)
+    }
+}
+
+struct ShardsVisitor;
+
+impl<'de> Visitor<'de> for ShardsVisitor {
+    type Value = BTreeMap<String, Arc<str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let (mut shards, mut known) = (BTreeMap::new(), BTreeSet::new());
+        let mut left = MAX_NAMES;
+        while let Some((tensor, shard)) = entries.next_entry::<String, String>()? {
+            if shards.len() == MAX_TENSORS {
+                return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} tensors")));
+            }
+            if shards.contains_key(&tensor) {
+                return Err(A::Error::custom(format_args!("{} is there twice", quoted(&tensor))));
+            }
+            let shard = match known.get(shard.as_str()) {
+                Some(known) => Arc::clone(known),
+                None => {
+                    let shard: Arc<str> = shard.into();
+                    left = left.saturating_sub(shard.len());
+                    known.insert(Arc::clone(&shard));
+                    shard
+                }
+            };
+            left = left
+                .checked_sub(tensor.len())
+                .ok_or_else(|| A::Error::custom(format_args!("more than {MAX_NAMES} bytes of names")))?;
+            shards.insert(tensor, shard);
+        }
+        Ok(shards)
+    }
 }
 
 #[derive(Deserialize)]

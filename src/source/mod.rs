@@ -363,7 +363,7 @@ impl Checkpoint {
     fn check_index(&mut self, index: &Index) -> Result<()> {
         for (name, shard) in &index.shards {
             match self.tensors.get(name).map(|tensor| self.shards[tensor.shard].name()) {
-                Some(holder) if holder == shard => {}
+                Some(holder) if *holder == **shard => {}
                 holder => {
                     let place =
                         holder.map_or("it is in no shard".to_owned(), |name| format!("it is in {}", quoted(name)));

@@ -220,13 +220,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             if name == "__metadata__" {
                 // MLX writes `null` for none, and the reference library takes it for that.
                 let strings =
-                    entries.next_value::<Option<Strings>>()?.map_or_else(BTreeMap::new, |Strings(strings)| strings);
+                    entries.next_value::<Option<Metadata>>()?.map_or_else(BTreeMap::new, |Metadata(strings)| strings);
                 if metadata.replace(strings).is_some() {
                     return Err(A::Error::custom("`__metadata__` is there twice"));
-                }
-                let size = metadata.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-                if size > MAX_METADATA {
-                    return Err(A::Error::custom(format_args!("`__metadata__` has more than {MAX_METADATA} bytes")));
                 }
                 continue;
             }
@@ -254,21 +250,18 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// How many bytes an object of strings may have: the shard index of the largest checkpoints has half of it.
-const MAX_STRINGS: usize = 48 << 20;
+/// `__metadata__`: an object of strings in which no key is there twice.
+struct Metadata(BTreeMap<String, String>);
 
-/// An object of strings in which no key is there twice.
-pub(super) struct Strings(pub(super) BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for Strings {
+impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(StringsVisitor).map(Strings)
+        deserializer.deserialize_map(MetadataVisitor).map(Metadata)
     }
 }
 
-struct StringsVisitor;
+struct MetadataVisitor;
 
-impl<'de> Visitor<'de> for StringsVisitor {
+impl<'de> Visitor<'de> for MetadataVisitor {
     type Value = BTreeMap<String, String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,7 +270,7 @@ impl<'de> Visitor<'de> for StringsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut strings = BTreeMap::new();
-        let mut left = MAX_STRINGS;
+        let mut left = MAX_METADATA;
         while let Some((key, value)) = entries.next_entry::<String, String>()? {
             if strings.len() == MAX_TENSORS {
                 return Err(A::Error::custom(format_args!("more than {MAX_TENSORS} strings")));
@@ -287,7 +280,7 @@ impl<'de> Visitor<'de> for StringsVisitor {
             }
             left = left
                 .checked_sub(key.len() + value.len())
-                .ok_or_else(|| A::Error::custom(format_args!("more than {MAX_STRINGS} bytes of text")))?;
+                .ok_or_else(|| A::Error::custom(format_args!("`__metadata__` has more than {MAX_METADATA} bytes")))?;
             strings.insert(key, value);
         }
         Ok(strings)
