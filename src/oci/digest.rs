@@ -59,6 +59,11 @@ impl Digest {
         Algorithm::Sha256.digest(bytes)
     }
 
+    /// Whether `text` begins as a digest of an algorithm that is known, whatever follows.
+    pub fn is_of_known_algorithm(text: &str) -> bool {
+        text.split_once(':').is_some_and(|(name, _)| Algorithm::ALL.iter().any(|known| known.as_str() == name))
+    }
+
     /// How it is computed.
     pub fn algorithm(&self) -> Algorithm {
         match self.0 {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::held::Held as _;
 use super::inspect::{self, find};
 use super::parallel;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::manifest::{Content, FilePath, files, shard_index};
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::plan::Profile;
@@ -77,7 +77,18 @@ pub fn checkout(store: &Store, options: &Options, progress: &Progress) -> Result
     let bytes = files.iter().fold(0, |sum: u64, (_, layer)| sum.saturating_add(layer.size));
     progress.report(Event::Started { task: "checkout", blobs: files.len() as u64, bytes });
     let placed = parallel::each(&files, options.threads, |(path, layer)| {
-        let link = store.place(layer, &staging.path(path), ways(layer, options.link), progress)?;
+        let link =
+            store.place(layer, &staging.path(path), ways(layer, options.link), progress).map_err(|error| {
+                match (error.kind(), layer.layer_name()) {
+                    (ErrorKind::Corrupt, Some(layer)) => {
+                        let message =
+                            format!("{} of `{}` is not what its manifest promises", quoted(layer), options.name);
+                        let hint = error.hint_text().map(str::to_owned);
+                        hint.into_iter().fold(Error::new(ErrorKind::Corrupt, message).caused_by(error), Error::hint)
+                    }
+                    _ => error,
+                }
+            })?;
         progress.report(Event::Blob {
             name: path.to_string(),
             digest: layer.digest,

@@ -24,10 +24,9 @@ pub(super) async fn read(response: Response, limit: u64, idle: Duration) -> Resu
 }
 
 async fn read_parts(mut response: Response, limit: u64, idle: Duration) -> Result<Bytes, Failure> {
-    let too_large = || Error::new(ErrorKind::Registry, format!("The registry's reply is larger than {limit} bytes"));
     let broken = || Error::new(ErrorKind::Registry, "The registry's reply broke off");
     if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_large().into());
+        return Err(Failure::too_large(limit));
     }
     let mut body = BytesMut::new();
     loop {
@@ -38,7 +37,7 @@ async fn read_parts(mut response: Response, limit: u64, idle: Duration) -> Resul
             Err(elapsed) => return Err(Failure::passing(broken().caused_by(elapsed))),
         };
         if (body.len() + chunk.len()) as u64 > limit {
-            return Err(too_large().into());
+            return Err(Failure::too_large(limit));
         }
         body.extend_from_slice(&chunk);
     }

@@ -102,6 +102,11 @@ impl Repository {
             // The registry does not do ranges: what is before this one is read and dropped.
             StatusCode::OK => (bytes.start, target.size, target.size - bytes.end),
             StatusCode::PARTIAL_CONTENT if is_part => {
+                if let Some(size) = total(response.headers()).filter(|size| *size != target.size) {
+                    return Err(self
+                        .wrong_size(target, &format!("has {size} bytes where {} belong", target.size))
+                        .into());
+                }
                 if !is_exactly(response.headers(), bytes, target.size) {
                     let message =
                         format!("The registry `{}` sent another part of `{}`", self.client.host(), target.digest);
@@ -135,6 +140,12 @@ pub(super) fn is_exactly(headers: &HeaderMap, bytes: &Range<u64>, size: u64) -> 
     let total = range.to_str().ok().and_then(|range| range.strip_prefix(&expected));
     let is_size = |total: &str| total.bytes().all(|byte| byte.is_ascii_digit()) && total.parse() == Ok(size);
     total.is_some_and(|total| total == "*" || is_size(total))
+}
+
+/// How large the blob is that a 206 is a part of, if it says so.
+fn total(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    range.rsplit_once('/')?.1.parse().ok()
 }
 
 /// One reply with bytes of the blob.

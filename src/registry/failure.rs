@@ -31,12 +31,13 @@ pub(super) struct Failure {
     after: Option<Duration>,
     status: Option<StatusCode>,
     codes: Vec<String>,
+    is_too_large: bool,
 }
 
 impl From<Error> for Failure {
     /// An error that another attempt would not change.
     fn from(error: Error) -> Self {
-        Self { error, again: false, after: None, status: None, codes: Vec::new() }
+        Self { error, again: false, after: None, status: None, codes: Vec::new(), is_too_large: false }
     }
 }
 
@@ -50,6 +51,12 @@ impl Failure {
     /// A failure of the network or the registry that may pass.
     pub(super) fn passing(error: Error) -> Self {
         Self { again: true, ..error.into() }
+    }
+
+    /// A reply of more than `limit` bytes.
+    pub(super) fn too_large(limit: u64) -> Self {
+        let message = format!("The registry's reply is larger than {limit} bytes");
+        Self { is_too_large: true, ..Error::new(ErrorKind::Registry, message).into() }
     }
 
     /// A request that got no answer.
@@ -135,7 +142,7 @@ impl Failure {
                 _ => format!("the registry asks to try again after {then}"),
             });
         }
-        Self { error, again, after: wait, status: Some(status), codes }
+        Self { after: wait, again, status: Some(status), codes, ..error.into() }
     }
 
     /// The same failure with another hint for whoever was not let in.
@@ -146,6 +153,11 @@ impl Failure {
             }
             _ => self,
         }
+    }
+
+    /// Whether it is a reply that was not read to its end, because it had too much.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.is_too_large
     }
 
     /// Whether another attempt may help.

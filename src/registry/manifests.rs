@@ -22,7 +22,7 @@ pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
 );
 
 /// The digest of the reply's content, of OCI distribution-spec v1.1.1, "Pulling manifests".
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// The subject of a manifest that a registry has taken, if it lists referrers: OCI distribution-spec v1.1.1, "Pushing
 /// Manifests with Subject".
@@ -74,14 +74,31 @@ impl Repository {
         }
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let media_type = header(CONTENT_TYPE).map(MediaType::parse);
-        let digest = header(CONTENT_DIGEST).and_then(|digest| digest.parse().ok());
-        let bytes = bounded::read(response, MAX_MANIFEST_SIZE, self.client.idle()).await?;
-        Ok(Some(Reply { bytes, media_type, digest }))
+        let digest = response.headers().get(CONTENT_DIGEST).map(|told| self.promised(name, told)).transpose()?;
+        let bytes = bounded::read(response, MAX_MANIFEST_SIZE, self.client.idle()).await;
+        let bytes = bytes.map_err(|failure| match failure.is_too_large() {
+            true => self.corrupt(name, "is larger than 4 MiB").caused_by(Error::from(failure)).into(),
+            false => failure,
+        })?;
+        Ok(Some(Reply { bytes, media_type, digest: digest.flatten() }))
+    }
+
+    /// The digest that the registry promises for a manifest; `None` when it is of an algorithm that we do not know.
+    fn promised(&self, name: &str, told: &HeaderValue) -> Result<Option<Digest>> {
+        let text = String::from_utf8_lossy(told.as_bytes());
+        match text.parse::<Digest>() {
+            Ok(digest) => Ok(Some(digest)),
+            Err(cause) if Digest::is_of_known_algorithm(&text) || !text.contains(':') => {
+                Err(self.corrupt(name, &format!("was sent with the digest {}", quoted(&text))).caused_by(cause))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// What the manifest is: what its bytes say, or, where they do not, what the registry says.
     fn media_type(&self, name: &str, bytes: &[u8], told: Option<MediaType>) -> Result<MediaType> {
-        let value = json::parse(bytes).map_err(|cause| self.corrupt(name, "is not JSON").caused_by(cause))?;
+        let value = json::parse_within(bytes, json::LARGEST)
+            .map_err(|cause| self.corrupt(name, "is not JSON").caused_by(cause))?;
         let told = told.filter(MediaType::is_manifest_or_index);
         match (value["mediaType"].as_str().map(MediaType::parse), told) {
             (Some(written), Some(told)) if written != told => {

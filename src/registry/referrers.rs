@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use backon::BackoffBuilder as _;
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{StatusCode, Url};
 use serde_json::{Value, json};
 
@@ -73,9 +73,13 @@ impl Repository {
                 Err(failure) if entries.is_empty() && is_unknown(&failure) => return Ok(None),
                 Err(failure) => return Err(failure),
             };
-            // Some answer every address with something.
             let Some(mut listed) = json::parse(&page.bytes).ok().and_then(|index| entries_of(&index)) else {
-                return Ok(None);
+                // Some answer every address with something, but do not call it a list.
+                if page.headers.get(CONTENT_TYPE) != Some(&INDEX) {
+                    return Ok(None);
+                }
+                let message = format!("The registry `{}` sent a list of referrers that is none", self.client.host());
+                return Err(Error::new(ErrorKind::Registry, message).into());
             };
             if listed.keys().all(|digest| entries.contains_key(digest)) && !listed.is_empty() && pages.has_next() {
                 return Err(pages.endless().into());

@@ -40,7 +40,7 @@ async fn a_manifest_is_what_its_digest_and_its_type_say() {
         assert_eq!(resolve(name).await.unwrap_err().kind(), ErrorKind::Corrupt, "{name}");
     }
     let error = resolve(":huge").await.unwrap_err();
-    assert!(error.to_string().contains("larger than 4194304 bytes"), "{error}");
+    assert!(error.to_string().contains("is larger than 4 MiB"), "{error}");
 }
 
 #[tokio::test]

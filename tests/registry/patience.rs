@@ -85,7 +85,7 @@ fn endless(status: u16) -> Response {
 #[tokio::test]
 async fn a_reply_without_an_end_is_an_error() {
     for (path, status, says) in [
-        ("/v2/team/model/manifests/v1", 200, "larger than 4194304 bytes"),
+        ("/v2/team/model/manifests/v1", 200, "is larger than 4 MiB"),
         // What cannot be read of a refusal is not needed: its status says enough.
         ("/v2/team/model/manifests/v1", 403, "403 Forbidden"),
         ("/token", 200, "larger than 65536 bytes"),

@@ -11,10 +11,11 @@ use super::super::address::with_digest;
 use super::super::auth::Access;
 use super::super::client::Call;
 use super::super::failure::Failure;
+use super::super::manifests::CONTENT_DIGEST;
 use super::super::outgoing::Part;
 use super::super::{Home, Repository};
 use crate::error::{Error, ErrorKind};
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Digest};
 use crate::storage::Upload;
 
 /// The least that all chunks but the last must have, in the answer that opens a session: OCI distribution-spec
@@ -213,7 +214,20 @@ impl Repository {
         };
         let response = self.client.exchange(&call).await?;
         match response.status() {
-            StatusCode::CREATED => Ok(()),
+            StatusCode::CREATED => {
+                let told = response.headers().get(CONTENT_DIGEST).and_then(|told| told.to_str().ok()?.parse().ok());
+                let is_other =
+                    |told: &Digest| told.algorithm() == expected.digest.algorithm() && *told != expected.digest;
+                match told.filter(is_other) {
+                    Some(other) => {
+                        let host = self.client.host();
+                        let message =
+                            format!("The registry `{host}` stored `{}` as another blob, `{other}`", expected.digest);
+                        Err(Error::new(ErrorKind::Corrupt, message).into())
+                    }
+                    None => Ok(()),
+                }
+            }
             // Some registries say so when they have stored it, some when they have not.
             StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
                 if self.is_present(expected).await? {
