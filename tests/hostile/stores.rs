@@ -97,7 +97,7 @@ pub(crate) async fn rows() -> Vec<Row> {
     rows.extend([
         Row::new("D2", "mode 0", "list", 0)
             .effect(Effect::Any)
-            .lay(|place| fs::set_permissions(layer(place), Permissions::from_mode(0)).unwrap())
+            .lay(|place| fs::set_permissions(layer(place), Permissions::from_mode(0o000)).unwrap())
             .check(|place, _| {
                 // Root reads it all the same.
                 let run = place.kiln("verify demo:int4");
