@@ -7,6 +7,7 @@ use std::io;
 
 use serde::Serialize;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::ser::Formatter;
 use serde_json::{Map, Number, Value};
 
@@ -153,13 +154,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            if object.contains_key(&key) {
-                return Err(de::Error::custom(format_args!("duplicate key `{}`", key.escape_debug())));
-            }
             // An object of one member has room for eleven.
             self.take(if object.is_empty() { 10 * Self::VALUE + key.len() } else { 2 * Self::VALUE + key.len() })?;
-            let value = entries.next_value_seed(self)?;
-            object.insert(key, value);
+            match object.entry(key) {
+                Entry::Vacant(vacant) => vacant.insert(entries.next_value_seed(self)?),
+                Entry::Occupied(twice) => {
+                    return Err(de::Error::custom(format_args!("duplicate key `{}`", twice.key().escape_debug())));
+                }
+            };
         }
         Ok(Value::Object(object))
     }

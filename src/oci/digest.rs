@@ -78,7 +78,7 @@ impl Digest {
             Value::Sha256(bytes) => bytes,
             Value::Sha512(bytes) => bytes,
         };
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(bytes)
     }
 
     /// Its first sixteen bytes as a number, which tell apart all digests that anybody has met.
@@ -101,6 +101,15 @@ impl Digest {
     }
 }
 
+/// `bytes` as lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].map(|nibble| char::from(DIGITS[usize::from(nibble)])));
+    }
+    text
+}
+
 fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
     let (mut bytes, mut all) = ([0; N], 0);
     for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
@@ -111,11 +120,13 @@ fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
     (all < 16).then_some(bytes)
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// What each byte is as a hex digit; 255 for what is none. A store has half a million of names to read.
 const NIBBLES: [u8; 256] = {
     let (mut nibbles, mut value) = ([255; 256], 0);
     while value < 16 {
-        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+        nibbles[DIGITS[value as usize] as usize] = value;
         value += 1;
     }
     nibbles

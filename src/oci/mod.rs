@@ -10,7 +10,7 @@ mod reference;
 mod referrer;
 
 pub use descriptor::Descriptor;
-pub use digest::{Algorithm, Digest, Hasher};
+pub use digest::{Algorithm, Digest, Hasher, hex};
 pub use document::{Document, Index};
 pub use manifest::{MAX_MANIFEST_SIZE, Manifest};
 pub use media_type::MediaType;

@@ -48,10 +48,7 @@ pub fn list(store: &Store) -> Result<Vec<Listed>> {
 }
 
 fn contents(store: &Store, manifest: &Manifest) -> Result<Contents> {
-    let mut damaged = 0;
-    for blob in manifest.blobs() {
-        damaged += u64::from(store.glance(blob)?.is_err());
-    }
+    let damaged = store.count_damaged(manifest.blobs())?;
     Ok(Contents { layers: manifest.layers.len() as u64, bytes: manifest.total_size(), damaged })
 }
 

@@ -17,7 +17,7 @@ use crate::manifest::{
     BuildDefinition, Builder, Content, Dependency, Dialect, DraftParameters, Lock, Metadata, Parameters, Provenance,
     RunDetails, Statement,
 };
-use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference};
+use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference, hex};
 use crate::plan::{Plan, Profile};
 use crate::progress::{Event, Progress};
 use crate::quant::Instructions;
@@ -171,7 +171,7 @@ fn rfc3339(time: OffsetDateTime) -> String {
 fn invocation() -> Option<String> {
     let mut random = [0; 16];
     SystemRandom::new().fill(&mut random).ok()?;
-    Some(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(hex(&random))
 }
 
 /// A statement on how a model was made.

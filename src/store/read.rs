@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, OFlags, statat};
 use rustix::io::Errno;
 
 use super::durable::sync_directory;
@@ -111,8 +111,10 @@ impl Store {
             let message = format!("The content of `{digest}` is too large to read at once: {size} bytes");
             return Err(Error::new(ErrorKind::CouldNotCheck, message));
         }
-        let mut bytes = Vec::new();
-        self.require_blob(target)?.read_to_end(&mut bytes).map_err(|cause| match cause.downcast::<Error>() {
+        let mut blob = self.require_blob(target)?;
+        // The file has the size that is claimed.
+        let mut bytes = Vec::with_capacity(*size as usize);
+        blob.read_to_end(&mut bytes).map_err(|cause| match cause.downcast::<Error>() {
             Ok(verdict) => verdict.hint(REPAIR),
             Err(cause) => failed("read", &self.blob_path(digest), cause),
         })?;
@@ -158,19 +160,38 @@ impl Store {
         }
     }
 
-    /// Says what is wrong with the content of `target` as far as that shows without reading it.
+    /// How many of `blobs` are missing or have another size: what shows without reading them.
     ///
     /// # Errors
-    /// As [`Store::check`].
-    pub fn glance(&self, target: &Descriptor) -> Result<Result<(), Damage>> {
-        let path = self.blob_path(&target.digest);
-        match path.symlink_metadata() {
-            Ok(found) if !found.is_file() => Ok(Err(Damage::Missing)),
-            Ok(found) if found.len() != target.size => Ok(Err(Damage::Size { actual: found.len() })),
-            Ok(_) => Ok(Ok(())),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::Missing)),
-            Err(cause) => Err(failed("look at", &path, cause)),
+    /// [`ErrorKind::Store`] when that cannot be seen.
+    pub fn count_damaged<'a>(&self, blobs: impl Iterator<Item = &'a Descriptor>) -> Result<u64> {
+        // From a directory that is open, the way to each file is one name long: a store may have half a million.
+        let mut directories = Algorithm::ALL.map(|_| None);
+        let mut damaged = 0;
+        for Descriptor { digest, size, .. } in blobs {
+            let path = || self.blob_path(digest);
+            let directory = match &mut directories[digest.algorithm() as usize] {
+                Some(directory) => directory,
+                unopened => match File::open(self.layout.blobs_of(digest.algorithm())) {
+                    Ok(directory) => unopened.insert(directory),
+                    Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                        damaged += 1;
+                        continue;
+                    }
+                    Err(cause) => return Err(failed("look at", &path(), cause)),
+                },
+            };
+            let is_right = match statat(&*directory, digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => {
+                    FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+                        && u64::try_from(found.st_size) == Ok(*size)
+                }
+                Err(Errno::NOENT) => false,
+                Err(cause) => return Err(failed("look at", &path(), cause.into())),
+            };
+            damaged += u64::from(!is_right);
         }
+        Ok(damaged)
     }
 
     /// Whether a file of the right size is there.

@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use reqwest::Url;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use sha2::{Digest as _, Sha256};
 
 use super::SigningKey;
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci::Digest;
 
 /// A question that a token service answers once.
 pub(in super::super) struct Question {
@@ -59,8 +59,7 @@ impl Question {
 
 /// What is signed for a question at `url`: method, address, and the digest of a body, which is empty.
 fn message(url: &Url) -> String {
-    let digest: String = Sha256::digest(b"").iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("GET,{url},{}", BASE64_STANDARD.encode(digest))
+    format!("GET,{url},{}", BASE64_STANDARD.encode(Digest::of(b"").hex()))
 }
 
 /// A query as Go's `url.Values.Encode` writes it: sorted by name, the order of one name's values kept.

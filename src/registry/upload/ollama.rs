@@ -33,7 +33,7 @@ use super::super::outgoing::Part;
 use super::read_up_to;
 use super::session::{OCTETS, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, hex};
 use crate::storage::{Body, ByteStream, Pushed, Verifier};
 
 /// What the client understands: `1` that a part is redirected, `2` an address for the whole blob, too.
@@ -409,8 +409,4 @@ impl Body for Tap<'_> {
             Ok(Box::pin(wait.chain(chunks)) as ByteStream)
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
