@@ -19,9 +19,6 @@ pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     parse_within(text, usize::MAX)
 }
 
-/// How many bytes of memory the values of a configuration or a manifest may take.
-pub const LARGEST: usize = 24 << 20;
-
 /// Parses `text` as [`parse`] does, into a value that takes about `budget` bytes of memory at most: a tree of values
 /// takes up to thirty times its text.
 ///
@@ -91,12 +88,15 @@ impl Formatter for GoEscapes {
 struct Strict<'a>(&'a Cell<usize>);
 
 impl Strict<'_> {
-    /// About what one value takes besides its text, in bytes: twice its size, because what holds it grows by doubling;
-    /// the key of a member stands for as much again.
+    /// About what a value takes in an array, in bytes: twice its size, because an array grows by doubling.
     const VALUE: usize = 2 * size_of::<Value>();
+    /// What a node of an object takes, which has room for eleven members and at least five of them.
+    const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
+    /// What the allocator takes for a text besides its bytes.
+    const TEXT: usize = 16;
 
-    fn take<E: de::Error>(self, text: usize) -> Result<(), E> {
-        let left = self.0.get().checked_sub(Self::VALUE + text);
+    fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
+        let left = self.0.get().checked_sub(bytes);
         self.0.set(left.ok_or_else(|| E::custom("more values than any such document has"))?);
         Ok(())
     }
@@ -106,7 +106,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.take(0)?;
+        self.take(Self::VALUE)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -135,7 +135,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        self.take(value.len())?;
+        self.take(Self::TEXT + value.len())?;
         Ok(Value::String(value.to_owned()))
     }
 
@@ -154,8 +154,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            // An object of one member has room for eleven.
-            self.take(if object.is_empty() { 10 * Self::VALUE + key.len() } else { 2 * Self::VALUE + key.len() })?;
+            let node = if object.len().is_multiple_of(5) { Self::NODE } else { 0 };
+            self.take(node + Self::TEXT + key.len())?;
             match object.entry(key) {
                 Entry::Vacant(vacant) => vacant.insert(entries.next_value_seed(self)?),
                 Entry::Occupied(twice) => {

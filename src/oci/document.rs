@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, MAX_MANIFEST_SIZE, Manifest, MediaType};
+use super::{Descriptor, MAX_MANIFEST_SIZE, MAX_MANIFEST_VALUES, Manifest, MediaType};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
 
@@ -67,7 +67,7 @@ impl Document {
             return Err(corrupt("The manifest is larger than 4 MiB".to_owned()));
         }
         let not_json = |cause| corrupt("The manifest is not JSON".to_owned()).caused_by(cause);
-        let mut value = json::parse_within(bytes, json::LARGEST).map_err(not_json)?;
+        let mut value = json::parse_within(bytes, MAX_MANIFEST_VALUES).map_err(not_json)?;
         let Some(fields) = value.as_object_mut() else {
             return Err(corrupt("The manifest is not a JSON object".to_owned()));
         };
@@ -171,6 +171,21 @@ mod tests {
         let index = parse(&text, &MediaType::OCI_INDEX).unwrap();
         assert_eq!((index.blobs().count(), index.manifests().len()), (0, 1));
         assert_eq!((index.artifact_type(), index.annotations().len()), (None, 1));
+    }
+
+    /// What is refused of its values is more than any manifest needs that is no longer than it may be.
+    #[test]
+    fn a_manifest_may_have_layers_up_to_its_largest_size() {
+        let layer = format!(
+            r#"{{"mediaType":"application/vnd.cncf.model.weight.v1.raw","digest":"{}","size":4096,"annotations":{{"org.cncf.model.filepath":"w"}}}},"#,
+            Digest::of(b"")
+        );
+        let config = descriptor("text/plain");
+        let start = format!(r#"{{"schemaVersion":2,"config":{config},"layers":["#);
+        let layers = (MAX_MANIFEST_SIZE as usize - start.len() - 2) / layer.len();
+        let text = format!("{start}{}]}}", layer.repeat(layers).trim_end_matches(','));
+        let manifest = parse(&text, &MediaType::OCI_MANIFEST).unwrap();
+        assert_eq!(manifest.blobs().count(), layers + 1);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::json;
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests>.
 pub const MAX_MANIFEST_SIZE: u64 = 4 << 20;
 
+/// How many bytes the values of a manifest may take: those of the largest one that has nothing but layers with a title.
+pub const MAX_MANIFEST_VALUES: usize = 40 << 20;
+
 /// An image manifest.
 ///
 /// OCI image-spec v1.1.1, "OCI Image Manifest":
@@ -51,7 +54,7 @@ impl Manifest {
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
             return Err(corrupt("The manifest is larger than 4 MiB"));
         }
-        let value = json::parse_within(bytes, json::LARGEST)
+        let value = json::parse_within(bytes, MAX_MANIFEST_VALUES)
             .map_err(|cause| corrupt("The manifest is not JSON").caused_by(cause))?;
         if value.get("layers").is_some() == value.get("manifests").is_some() {
             return Err(corrupt("A manifest has exactly one of `layers` and `manifests`"));

@@ -12,7 +12,7 @@ mod referrer;
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, hex};
 pub use document::{Document, Index};
-pub use manifest::{MAX_MANIFEST_SIZE, Manifest};
+pub use manifest::{MAX_MANIFEST_SIZE, MAX_MANIFEST_VALUES, Manifest};
 pub use media_type::MediaType;
 pub use reference::Reference;
 pub use referrer::Referrer;

@@ -13,7 +13,7 @@ use super::client::Call;
 use super::failure::Failure;
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::json;
-use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MediaType, Referrer};
+use crate::oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, MAX_MANIFEST_VALUES, MediaType, Referrer};
 
 /// Every kind of manifest: a registry may deny that it has one of a kind we did not name.
 pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static(
@@ -97,7 +97,7 @@ impl Repository {
 
     /// What the manifest is: what its bytes say, or, where they do not, what the registry says.
     fn media_type(&self, name: &str, bytes: &[u8], told: Option<MediaType>) -> Result<MediaType> {
-        let value = json::parse_within(bytes, json::LARGEST)
+        let value = json::parse_within(bytes, MAX_MANIFEST_VALUES)
             .map_err(|cause| self.corrupt(name, "is not JSON").caused_by(cause))?;
         let told = told.filter(MediaType::is_manifest_or_index);
         match (value["mediaType"].as_str().map(MediaType::parse), told) {

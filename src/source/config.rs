@@ -15,10 +15,11 @@ use crate::json;
 /// As [`json::parse`]; more than any configuration says.
 pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    json::parse_within(&without_bare_words(text), json::LARGEST)
+    json::parse_within(&without_bare_words(text), MAX_VALUES)
 }
 
-/// How many bare words are read.
+/// How many bytes the parsed values may take, and how many bare words are read.
+const MAX_VALUES: usize = 24 << 20;
 const MAX_WORDS: usize = 100_000;
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 

@@ -32,7 +32,7 @@ fn changed(place: &Place, change: impl Fn(&mut Vec<u8>)) {
 
 type Damage = (&'static str, fn(&Place));
 
-const DAMAGES: [Damage; 10] = [
+const DAMAGES: [Damage; 11] = [
     ("a bit flipped", |place| changed(place, |bytes| bytes[4000] ^= 1)),
     ("cut", |place| changed(place, |bytes| bytes.truncate(100))),
     ("one byte less", |place| changed(place, |bytes| bytes.truncate(bytes.len() - 1))),
@@ -47,6 +47,11 @@ const DAMAGES: [Damage; 10] = [
         let path = layer(place);
         fs::remove_file(&path).unwrap();
         symlink("/dev/zero", path).unwrap();
+    }),
+    ("a link to its own bytes", |place| {
+        let (path, moved) = (layer(place), place.path("moved"));
+        fs::rename(&path, &moved).unwrap();
+        symlink(moved, path).unwrap();
     }),
     ("a directory", |place| {
         let path = layer(place);
