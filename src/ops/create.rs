@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inventory::Inventory;
 use crate::manifest::{
     Content, Dialect, EPOCH, Lock, LockedPacked, LockedSource, LockedTensor, ModelConfig, Modelfile, SCHEMA_VERSION,
-    paths,
+    layer_name, paths,
 };
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Reference};
 use crate::plan::{Decode, Plan, PlannedBlob, PlannedFile, PlannedTensor, Policy, Profile, Request};
@@ -173,7 +173,7 @@ impl Prepared {
         }
         self.notes().iter().for_each(|note| progress.note(note));
         let run = Run::begin();
-        let import = store.begin_import()?;
+        let import = store.begin_import()?.after(earlier(store, &options.name));
         let planned = self.parts().map(|part| &part.plan);
         store.require_space(planned.flat_map(|plan| {
             let blobs = plan.blobs.iter().map(|blob| Layout::of(blob).size);
@@ -194,6 +194,12 @@ impl Prepared {
                 .map(|published| Republished::new(self.source.to_string(), &published.layers, &built.layers, self)),
         })
     }
+}
+
+/// The layers of the model that has this name now, which this creation may be a repetition of.
+fn earlier(store: &Store, name: &Reference) -> impl Iterator<Item = (String, Descriptor)> {
+    let manifest = store.find(name).ok().flatten().and_then(|target| store.manifest(&target).ok());
+    manifest.into_iter().flat_map(|(manifest, _)| manifest.layers).map(|layer| (layer_name(&layer), layer))
 }
 
 /// A model that is staged, but not named yet.
@@ -326,7 +332,9 @@ fn staged<T>(
     progress: &Progress,
     write: impl FnOnce(&mut dyn Write) -> Result<T>,
 ) -> Result<(Descriptor, T)> {
-    let (descriptor, written) = import.stage(MediaType::KILN_FILE, write)?;
+    // A dialect may have the ending in the name or not.
+    let stem = name.strip_suffix(".safetensors").unwrap_or(name);
+    let (descriptor, written) = import.stage_layer(stem, MediaType::KILN_FILE, write)?;
     let Descriptor { digest, size, .. } = descriptor;
     progress.report(Event::Blob { name: name.to_owned(), digest, size, outcome: "written" });
     Ok((descriptor, written))

@@ -2,9 +2,9 @@
 //! them and the reference last. An import that fails, or is dropped, leaves the store as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,11 +18,15 @@ use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference};
 
 /// How many bytes are gathered before they are hashed and written.
 const BUFFER: usize = 1 << 20;
+/// How many bytes of stored content are read at once to be compared: few enough to stay in the processor's cache.
+const COMPARED: usize = 128 << 10;
 
 /// Blobs on their way into the store; dropping it removes them.
 #[derive(Debug)]
 pub struct Import<'store> {
     store: &'store Store,
+    /// What is likely to be staged, by the names of layers.
+    earlier: BTreeMap<String, Descriptor>,
     staged: Mutex<BTreeMap<Digest, Staged>>,
 }
 
@@ -62,11 +66,18 @@ impl Store {
             let message = format!("`{}` and `{}` are on different file systems", ingest.display(), blobs.display());
             return Err(Error::new(ErrorKind::Store, message).hint("keep the whole store on one file system"));
         }
-        Ok(Import { store: self, staged: Mutex::default() })
+        Ok(Import { store: self, earlier: BTreeMap::new(), staged: Mutex::default() })
     }
 }
 
 impl Import<'_> {
+    /// Takes it for likely that a layer of one of these names is what it was in an earlier model, so that
+    /// [`Import::stage_layer`] writes it only when it is not.
+    #[must_use]
+    pub fn after(self, earlier: impl IntoIterator<Item = (String, Descriptor)>) -> Self {
+        Self { earlier: earlier.into_iter().collect(), ..self }
+    }
+
     /// Stages what `write` writes, and gives its descriptor and what `write` returned. The bytes are
     /// hashed as they go to disk, are durable when this returns, and have no name before
     /// [`Import::commit`]. Any number of threads may stage at once.
@@ -78,23 +89,47 @@ impl Import<'_> {
         media_type: MediaType,
         write: impl FnOnce(&mut dyn Write) -> Result<T>,
     ) -> Result<(Descriptor, T)> {
-        let draft = Draft::create(self.store.layout.disk(), &self.store.layout.ingest(), BLOB_MODE)?;
-        let hashed = Hashed { draft, hasher: Hasher::default(), written: 0, failure: None };
-        let mut writer = BufWriter::with_capacity(BUFFER, hashed);
+        self.stage_like(None, media_type, write)
+    }
+
+    /// As [`Import::stage`], of the layer `name`. As long as it is what the earlier model had under this name, byte for
+    /// byte, nothing is written; so the store's file is looked at as closely as if it had been hashed.
+    ///
+    /// # Errors
+    /// As [`Import::stage`].
+    pub fn stage_layer<T>(
+        &self,
+        name: &str,
+        media_type: MediaType,
+        write: impl FnOnce(&mut dyn Write) -> Result<T>,
+    ) -> Result<(Descriptor, T)> {
+        self.stage_like(self.earlier.get(name), media_type, write)
+    }
+
+    fn stage_like<T>(
+        &self,
+        like: Option<&Descriptor>,
+        media_type: MediaType,
+        write: impl FnOnce(&mut dyn Write) -> Result<T>,
+    ) -> Result<(Descriptor, T)> {
+        let mut writer = BufWriter::with_capacity(BUFFER, Hashed::new(self.store, like)?);
         let outcome = write(&mut writer);
         let flushed = writer.flush();
-        let (Hashed { draft, hasher, written, failure }, _) = writer.into_parts();
+        let (mut hashed, _) = writer.into_parts();
         // What the disk said is the reason, whatever `write` made of it.
-        if let Some(cause) = failure {
-            return Err(failed("write", draft.path(), cause));
+        if let Some(failure) = hashed.failure.take() {
+            return Err(failure);
         }
         let value = outcome?;
-        flushed.map_err(|cause| failed("write", draft.path(), cause))?;
+        flushed.map_err(|cause| failed("write in", &self.store.layout.ingest(), cause))?;
 
-        let descriptor = Descriptor::new(media_type, hasher.finish(), written);
-        let file = if self.store.holds(&descriptor)? { None } else { Some(draft.seal()?) };
+        let (descriptor, draft) = hashed.finish(media_type, like)?;
+        let file = match draft {
+            Some(draft) if !self.store.holds(&descriptor)? => Some(draft.seal()?),
+            _ => None,
+        };
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        staged.entry(descriptor.digest).or_insert(Staged { size: written, file });
+        staged.entry(descriptor.digest).or_insert(Staged { size: descriptor.size, file });
         Ok((descriptor, value))
     }
 
@@ -131,7 +166,7 @@ impl Import<'_> {
     /// digest, [`ErrorKind::Store`] when the disk fails.
     pub fn commit(self, reference: &Reference, manifest: &Descriptor) -> Result<ImportReport> {
         reference.require_agreement(&manifest.digest)?;
-        let Self { store, staged } = self;
+        let Self { store, staged, .. } = self;
         let mut staged = staged.into_inner().unwrap_or_else(PoisonError::into_inner);
         let staged_manifest = staged.remove(&manifest.digest).filter(|found| found.size == manifest.size);
         let Some(Staged { file: manifest_file, .. }) = staged_manifest else {
@@ -172,32 +207,130 @@ impl Import<'_> {
     }
 }
 
-/// A draft that hashes and counts what it was given to write.
-struct Hashed {
-    draft: Draft,
+/// Hashes and counts what it was given to write, and writes it: into a draft, unless it is what the store has.
+struct Hashed<'store> {
+    store: &'store Store,
+    onto: Onto,
     hasher: Hasher,
     written: u64,
-    failure: Option<io::Error>,
+    failure: Option<Error>,
 }
 
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.draft.write(bytes) {
-            Ok(written) => {
-                self.hasher.update(&bytes[..written]);
-                self.written += written as u64;
-                Ok(written)
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => Err(cause),
-            Err(cause) => {
-                let seen = io::Error::from(cause.kind());
-                self.failure.get_or_insert(cause);
-                Err(seen)
-            }
+enum Onto {
+    Draft(Draft),
+    Same(Same),
+}
+
+/// The file of a blob that has had the same bytes so far.
+struct Same {
+    file: File,
+    /// Space for those that are compared next.
+    chunk: Box<[u8]>,
+}
+
+impl Same {
+    /// Whether those at the offset `at` are `bytes`.
+    fn goes_on_with(&mut self, bytes: &[u8], at: u64) -> bool {
+        let mut at = at;
+        bytes.chunks(self.chunk.len()).all(|bytes| {
+            let chunk = &mut self.chunk[..bytes.len()];
+            let is_there = self.file.read_exact_at(chunk, at).is_ok();
+            at += bytes.len() as u64;
+            is_there && chunk == bytes
+        })
+    }
+
+    /// A draft of the first `length` of them, which were hashed by `hasher`.
+    fn copy(&mut self, store: &Store, length: u64, hasher: &Hasher) -> Result<Draft> {
+        let (mut draft, mut again) = (draft(store)?, Hasher::default());
+        let mut copy = |at: u64, chunk: &mut [u8]| {
+            self.file.read_exact_at(chunk, at)?;
+            again.update(chunk);
+            draft.write_all(chunk)
+        };
+        let mut at = 0;
+        while at < length {
+            let some = self.chunk.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+            copy(at, &mut self.chunk[..some]).map_err(|cause| failed("write in", &store.layout.ingest(), cause))?;
+            at += some as u64;
         }
+        if again.finish() != hasher.clone().finish() {
+            return Err(Error::new(ErrorKind::Store, "A blob changed while it was read").hint("run the command again"));
+        }
+        Ok(draft)
+    }
+}
+
+fn draft(store: &Store) -> Result<Draft> {
+    Draft::create(store.layout.disk(), &store.layout.ingest(), BLOB_MODE)
+}
+
+impl<'store> Hashed<'store> {
+    fn new(store: &'store Store, like: Option<&Descriptor>) -> Result<Self> {
+        // One that is missing, or of another size, is as good as none.
+        let onto = match like.and_then(|like| store.open_sized(like).ok().flatten()) {
+            Some(file) => Onto::Same(Same { file, chunk: vec![0; COMPARED].into() }),
+            None => Onto::Draft(draft(store)?),
+        };
+        Ok(Self { store, onto, hasher: Hasher::default(), written: 0, failure: None })
+    }
+
+    /// What all of it is, and where it was written; nowhere when it is `like`.
+    fn finish(self, media_type: MediaType, like: Option<&Descriptor>) -> Result<(Descriptor, Option<Draft>)> {
+        let descriptor = Descriptor::new(media_type, self.hasher.clone().finish(), self.written);
+        let is_like = like.is_some_and(|like| (like.digest, like.size) == (descriptor.digest, descriptor.size));
+        let draft = match self.onto {
+            Onto::Draft(draft) => Some(draft),
+            Onto::Same(_) if is_like => None,
+            // It ends before the blob does, or the blob is not what its name says.
+            Onto::Same(mut same) => Some(same.copy(self.store, self.written, &self.hasher)?),
+        };
+        Ok((descriptor, draft))
+    }
+
+    fn hashed(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.written += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    /// Keeps `failure`, which `write` need not pass on.
+    fn failed(&mut self, failure: Error, kind: io::ErrorKind) -> io::Error {
+        self.failure.get_or_insert(failure);
+        kind.into()
+    }
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let same = match &mut self.onto {
+            Onto::Draft(draft) => {
+                return match draft.write(bytes) {
+                    Ok(written) => self.hashed(&bytes[..written]),
+                    Err(cause) if cause.kind() == io::ErrorKind::Interrupted => Err(cause),
+                    Err(cause) => {
+                        let kind = cause.kind();
+                        let failure = failed("write", draft.path(), cause);
+                        Err(self.failed(failure, kind))
+                    }
+                };
+            }
+            Onto::Same(same) => same,
+        };
+        if same.goes_on_with(bytes, self.written) {
+            return self.hashed(bytes);
+        }
+        match same.copy(self.store, self.written, &self.hasher) {
+            Ok(draft) => self.onto = Onto::Draft(draft),
+            Err(failure) => return Err(self.failed(failure, io::ErrorKind::Other)),
+        }
+        self.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.draft.flush()
+        match &mut self.onto {
+            Onto::Draft(draft) => draft.flush(),
+            Onto::Same(_) => Ok(()),
+        }
     }
 }
