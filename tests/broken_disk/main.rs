@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
+mod arriving;
 mod commands;
 mod crash;
 mod faults;
