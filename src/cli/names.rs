@@ -147,6 +147,7 @@ impl Gc {
                 "unfinished": report.unfinished,
                 "resumable": report.resumable,
                 "notes": report.notes,
+                "quarantined": report.quarantined,
             }));
             return Ok(Exit::Done);
         }

@@ -69,6 +69,7 @@ impl Origin {
 pub async fn repair(store: &Store, options: Options, access: &Access, progress: &Progress) -> Result<Repair> {
     let target = super::inspect::require(store, &options.name)?;
     let mut repair = Repair { left: damaged(store, &target, &options, progress).await?, ..Repair::default() };
+    set_aside(store, &repair.left).await?;
     for origin in origins(store, &target, &options) {
         if repair.left.is_empty() {
             break;
@@ -85,6 +86,7 @@ pub async fn repair(store: &Store, options: Options, access: &Access, progress: 
         let left = damaged(store, &target, &options, &Progress::silent()).await?;
         let mended = repair.left.into_iter().filter(|blob| !left.contains(blob));
         repair.mended.extend(mended.map(|blob| (blob, origin.name())));
+        release(store, &repair.mended).await?;
         repair.left = left;
     }
     Ok(repair)
@@ -120,6 +122,29 @@ async fn damaged(
         progress.report(Event::Started { task: "repair", blobs: count, bytes });
         let checked = parallel::each(&blobs, threads, |blob| store.check(blob, &progress))?;
         Ok(blobs.into_iter().zip(checked).filter(|(_, checked)| checked.is_err()).map(|(blob, _)| blob).collect())
+    })
+    .await
+}
+
+/// Moves what is wrong aside: it stays until what is right is there, and nobody reads, serves or links it meanwhile.
+async fn set_aside(store: &Store, damaged: &[Descriptor]) -> Result<()> {
+    let (store, damaged) = (store.clone(), damaged.to_vec());
+    blocking(move || {
+        damaged.iter().try_for_each(|blob| match store.quarantine(&blob.digest) {
+            // It is missing.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map(drop),
+        })
+    })
+    .await
+}
+
+/// Lets go of what was moved aside.
+async fn release(store: &Store, mended: &[(Descriptor, String)]) -> Result<()> {
+    let (store, digests) = (store.clone(), mended.iter().map(|(blob, _)| blob.digest).collect::<Vec<_>>());
+    blocking(move || {
+        digests.iter().for_each(|digest| store.release(digest));
+        Ok(())
     })
     .await
 }

@@ -18,6 +18,7 @@ use super::layout::Layout;
 use super::lock::Lock;
 use super::notes::manifest_of;
 use super::partial;
+use super::read::quarantined;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
@@ -42,6 +43,8 @@ pub struct GcReport {
     pub resumable: u64,
     /// How many notes of manifests that are gone.
     pub notes: u64,
+    /// How many files that were moved aside, and whose content is there again or needed by nobody.
+    pub quarantined: u64,
 }
 
 impl Store {
@@ -150,6 +153,16 @@ impl Store {
             if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
                 notes.remove(&name, dry_run)?;
                 report.notes += 1;
+            }
+        }
+        let aside = Swept::open(store.layout.disk(), root, &["quarantine"])?;
+        for Found { name, size, .. } in aside.files(|_| true)? {
+            // While a name needs the content and has not got it, this may be all that there is of it.
+            let is_done = |digest: Digest| !blobs.contains(&digest.prefix()) || store.blob_path(&digest).exists();
+            if quarantined(&name).is_some_and(is_done) {
+                aside.remove(&name, dry_run)?;
+                report.quarantined += 1;
+                report.bytes += size;
             }
         }
         Ok(report)

@@ -2,7 +2,7 @@
 //! opened without following a symlink and without waiting on a pipe.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -160,6 +160,16 @@ impl Store {
         }
     }
 
+    /// Lets go of what was moved aside of `digest`. What cannot be removed goes with the next gc.
+    pub fn release(&self, digest: &Digest) {
+        let aside = self.layout.quarantine();
+        let names =
+            fs::read_dir(&aside).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        for name in names.filter(|name| quarantined(name) == Some(*digest)) {
+            let _ = self.layout.disk().remove(&aside.join(name));
+        }
+    }
+
     /// How many of `blobs` are missing or have another size: what shows without reading them.
     ///
     /// # Errors
@@ -231,6 +241,12 @@ impl Store {
             }
         }
     }
+}
+
+/// The digest of whose content a file in `quarantine/` with this name is what was there.
+pub(super) fn quarantined(name: &str) -> Option<Digest> {
+    let (hex, number) = name.split_once('.')?;
+    Digest::from_hex(hex).filter(|_| number.parse::<u64>().is_ok())
 }
 
 /// Reads the manifest that `target` describes.

@@ -38,7 +38,10 @@ impl Promised {
                 (self.contents, self.notes, self.removed) = (BTreeSet::new(), BTreeSet::new(), true);
             }
             Step::Begun(Promise::Rotten(digest)) => drop(self.rotten.insert(*digest)),
-            Step::Begun(Promise::Mended(digest)) => drop(self.aside.remove(digest)),
+            Step::Begun(Promise::Mended(digest)) => {
+                self.aside.remove(digest);
+                self.quarantined.remove(digest);
+            }
             Step::Kept(Promise::Name(name, target)) => {
                 self.names.insert(name.clone(), BTreeSet::from([*target]));
             }

@@ -25,7 +25,9 @@ fn damage(place: &Place) {
 
 fn is_sound(place: &Place) {
     place.kiln("verify demo:int4 --level digests").expect(0);
-    assert!(!place.path("store/ingest").read_dir().unwrap().any(|_| true));
+    for directory in ["store/ingest", "store/quarantine"] {
+        assert!(!place.path(directory).read_dir().unwrap().any(|_| true), "{directory}");
+    }
 }
 
 #[test]
@@ -145,6 +147,16 @@ fn where_nothing_helps_it_is_said_what_was_tried() {
     ");
     let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
     assert_eq!(repaired["left"].as_array().unwrap().len(), 3, "{repaired}");
+    // What was wrong is aside: the list knows, and it stays as long as there is nothing better.
+    assert_eq!(place.kiln("list --json").last_object()["damaged"], 3);
+    let aside = || place.path("store/quarantine").read_dir().unwrap().count();
+    assert_eq!(aside(), 2, "one was missing");
+    assert_eq!(place.kiln("gc --json").expect(0).last_object()["quarantined"], 0);
+    assert_eq!(aside(), 2);
+    fs::rename(place.path("moved"), place.path("checkpoint")).unwrap();
+    place.kiln("create demo:int4 checkpoint --quantize int4").expect(0);
+    assert_eq!(place.kiln("gc --json").expect(0).last_object()["quarantined"], 2);
+    is_sound(&place);
 }
 
 #[test]
