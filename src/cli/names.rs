@@ -126,6 +126,9 @@ pub(super) struct Gc {
     /// Print what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// Remove what repairs moved aside, too
+    #[arg(long)]
+    quarantine: bool,
     /// How long to wait for other kilns that use the store
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u32,
@@ -133,8 +136,12 @@ pub(super) struct Gc {
 
 impl Gc {
     pub(super) async fn run(self, session: &Session) -> Result<Exit> {
-        let (dry_run, patience) = (self.dry_run, Duration::from_secs(self.wait.into()));
-        let report = session.blocking(move |session| remove::gc(&session.settings.store()?, dry_run, patience)).await?;
+        let Self { dry_run, quarantine, wait } = self;
+        let collect = move |session: &Session| {
+            remove::gc(&session.settings.store()?, dry_run, quarantine, Duration::from_secs(wait.into()))
+        };
+        let (report, aside) = session.blocking(collect).await?;
+        let bytes = report.bytes.saturating_add(aside.bytes);
         let printer = &session.printer;
         let blobs = report.blobs.len() as u64;
         if printer.is_json() {
@@ -142,12 +149,12 @@ impl Gc {
                 "event": "collected",
                 "dryRun": dry_run,
                 "blobs": blobs,
-                "bytes": report.bytes,
+                "bytes": bytes,
                 "kept": report.kept,
                 "unfinished": report.unfinished,
                 "resumable": report.resumable,
                 "notes": report.notes,
-                "quarantined": report.quarantined,
+                "quarantined": aside.files,
             }));
             return Ok(Exit::Done);
         }
@@ -158,15 +165,19 @@ impl Gc {
             0 => String::new(),
             files => format!(" and {}", count(files, "unfinished file")),
         };
+        let aside = match aside.files {
+            0 => String::new(),
+            files => format!(" and {} in quarantine", count(files, "file")),
+        };
         let resumable = match report.resumable {
             0 => String::new(),
             pulls => format!(", and {} to go on with", count(pulls, "unfinished pull")),
         };
         printer.data(format_args!(
-            "{} {}{unfinished}, {}; {} kept{resumable}",
+            "{} {}{unfinished}{aside}, {}; {} kept{resumable}",
             if dry_run { "would remove" } else { "removed" },
             count(blobs, "blob"),
-            size(report.bytes),
+            size(bytes),
             report.kept,
         ));
         Ok(Exit::Done)

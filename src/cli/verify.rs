@@ -229,20 +229,22 @@ fn repaired(name: &Reference, repair: &Repair) -> Value {
         "mended": repair.mended.iter().map(|(blob, from)| {
             json!({ "layer": layer_name(blob), "digest": blob.digest, "from": from })
         }).collect::<Vec<_>>(),
+        "aside": repair.aside,
         "left": repair.left.iter().map(|blob| json!({ "layer": layer_name(blob), "digest": blob.digest })).collect::<Vec<_>>(),
         "failed": repair.failed.iter().map(|(from, error)| json!({ "from": from, "error": error.chain() })).collect::<Vec<_>>(),
     })
 }
 
 fn mended(repair: &Repair) -> String {
-    let Repair { mended, left, failed } = repair;
+    let Repair { mended, left, aside, failed } = repair;
     if mended.is_empty() && left.is_empty() {
         return "not repaired: every blob has the bytes its digest promises".to_owned();
     }
     let mended = mended.iter().map(|(blob, from)| format!("repaired: {} from {from}", one_line(&layer_name(blob))));
     let failed = failed.iter().map(|(from, error)| format!("no help: {from}: {}", one_line(&error.chain())));
     let left = left.iter().map(|blob| format!("still damaged: {}", one_line(&layer_name(blob))));
-    mended.chain(failed).chain(left).collect::<Vec<_>>().join("\n")
+    let aside = aside.iter().map(|path| format!("moved aside: {}", one_line(&path.display().to_string())));
+    mended.chain(failed).chain(left).chain(aside).collect::<Vec<_>>().join("\n")
 }
 
 fn object(name: &Reference, verified: &Verified) -> Value {

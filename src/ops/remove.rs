@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::inspect::require;
 use crate::error::Result;
 use crate::oci::{Digest, Reference};
-use crate::store::{Disk, GcReport, Store};
+use crate::store::{Disk, GcReport, Space, Store};
 
 /// Gives a stored model another name.
 ///
@@ -28,13 +28,16 @@ pub fn remove(store: &Store, name: &Reference) -> Result<Digest> {
     removed.map_or_else(|| require(store, name), Ok).map(|target| target.digest)
 }
 
-/// Removes what no name reaches, or says what that is; waits no longer than `patience` for others that use the store. A
+/// Removes what no name reaches, and with `quarantine` also what repairs moved aside, or says what that is; waits no longer than `patience` for others that use the store. A
 /// store that nobody has written to yet is empty, not an error.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Store`] when the store is in use for longer, [`crate::ErrorKind::Corrupt`] when a manifest
 /// cannot be read: then nothing is removed.
-pub fn gc(root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
-    drop(Store::open_within(Disk::default(), root, patience)?);
-    Store::gc_within(Disk::default(), root, dry_run, patience)
+pub fn gc(root: &Path, dry_run: bool, quarantine: bool, patience: Duration) -> Result<(GcReport, Space)> {
+    let open = || Store::open_within(Disk::default(), root, patience);
+    drop(open()?);
+    let report = Store::gc_within(Disk::default(), root, dry_run, patience)?;
+    let aside = if quarantine { open()?.release(|_| true, dry_run)? } else { Space::default() };
+    Ok((report, aside))
 }

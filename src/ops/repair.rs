@@ -1,6 +1,7 @@
 //! Repairing a model: what is damaged comes again from another store, from a registry that had it, or from its
 //! source. What comes is hashed like everything that the store takes, so a repair cannot make anything worse.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::again::{Again, Named};
@@ -11,7 +12,7 @@ use super::transfer::{Access, blocking};
 use crate::copy::{Direction, copy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Dialect, layer_name};
-use crate::oci::{Descriptor, Reference};
+use crate::oci::{Descriptor, Digest, Reference};
 use crate::progress::{Event, Progress};
 use crate::registry::Remote;
 use crate::store::Store;
@@ -40,6 +41,8 @@ pub struct Repair {
     pub mended: Vec<(Descriptor, String)>,
     /// What is still damaged.
     pub left: Vec<Descriptor>,
+    /// Where its wrong bytes are now.
+    pub aside: Vec<PathBuf>,
     /// The places that did not help, and why.
     pub failed: Vec<(String, Error)>,
 }
@@ -61,7 +64,8 @@ impl Origin {
     }
 }
 
-/// Reads all of a model and brings what is damaged again.
+/// Reads all of a model and brings what is damaged again. What is wrong is moved aside as it is found, so that nobody
+/// reads, serves or links it, and stays until what is right is there.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is no such model, [`ErrorKind::Store`] when the store cannot be read. A
@@ -69,7 +73,6 @@ impl Origin {
 pub async fn repair(store: &Store, options: Options, access: &Access, progress: &Progress) -> Result<Repair> {
     let target = super::inspect::require(store, &options.name)?;
     let mut repair = Repair { left: damaged(store, &target, &options, progress).await?, ..Repair::default() };
-    set_aside(store, &repair.left).await?;
     for origin in origins(store, &target, &options) {
         if repair.left.is_empty() {
             break;
@@ -86,10 +89,9 @@ pub async fn repair(store: &Store, options: Options, access: &Access, progress: 
         let left = damaged(store, &target, &options, &Progress::silent()).await?;
         let mended = repair.left.into_iter().filter(|blob| !left.contains(blob));
         repair.mended.extend(mended.map(|blob| (blob, origin.name())));
-        release(store, &repair.mended).await?;
         repair.left = left;
     }
-    Ok(repair)
+    conclude(store, repair).await
 }
 
 /// The places to try: the store that was named, registries that were seen to have the model, the one that
@@ -103,7 +105,23 @@ fn origins(store: &Store, target: &Descriptor, options: &Options) -> Vec<Origin>
     options.from.iter().cloned().map(Origin::Store).chain(registries).chain([Origin::Source]).collect()
 }
 
-/// The blobs that are damaged; the manifest alone when it is, since it names the others.
+/// Lets go of the wrong bytes of what is right again, and looks where the others are.
+async fn conclude(store: &Store, mut repair: Repair) -> Result<Repair> {
+    let store = store.clone();
+    blocking(move || {
+        let mended: BTreeSet<Digest> = repair.mended.iter().map(|(blob, _)| blob.digest).collect();
+        // The model is right, whatever becomes of them.
+        let _ = store.release(|digest| mended.contains(&digest), false);
+        for blob in &repair.left {
+            repair.aside.extend(store.quarantined(&blob.digest)?);
+        }
+        Ok(repair)
+    })
+    .await
+}
+
+/// The blobs that are damaged, none of which has its name any more; the manifest alone when it is, since it names the
+/// others.
 async fn damaged(
     store: &Store,
     target: &Descriptor,
@@ -114,39 +132,31 @@ async fn damaged(
     blocking(move || {
         let manifest = match store.manifest(&target) {
             Ok((manifest, _)) => manifest,
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(vec![target]),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                set_aside(&store, &target)?;
+                return Ok(vec![target]);
+            }
             Err(error) => return Err(error),
         };
         let blobs: Vec<Descriptor> = manifest.blobs().cloned().collect();
         let (count, bytes) = (blobs.len() as u64, manifest.total_size());
         progress.report(Event::Started { task: "repair", blobs: count, bytes });
-        let checked = parallel::each(&blobs, threads, |blob| store.check(blob, &progress))?;
-        Ok(blobs.into_iter().zip(checked).filter(|(_, checked)| checked.is_err()).map(|(blob, _)| blob).collect())
+        let are_right = parallel::each(&blobs, threads, |blob| {
+            let is_right = store.check(blob, &progress)?.is_ok();
+            // At once: somebody else may bring it meanwhile.
+            if is_right { Ok(true) } else { set_aside(&store, blob).map(|()| false) }
+        })?;
+        Ok(blobs.into_iter().zip(are_right).filter(|(_, is_right)| !is_right).map(|(blob, _)| blob).collect())
     })
     .await
 }
 
-/// Moves what is wrong aside: it stays until what is right is there, and nobody reads, serves or links it meanwhile.
-async fn set_aside(store: &Store, damaged: &[Descriptor]) -> Result<()> {
-    let (store, damaged) = (store.clone(), damaged.to_vec());
-    blocking(move || {
-        damaged.iter().try_for_each(|blob| match store.quarantine(&blob.digest) {
-            // It is missing.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            outcome => outcome.map(drop),
-        })
-    })
-    .await
-}
-
-/// Lets go of what was moved aside.
-async fn release(store: &Store, mended: &[(Descriptor, String)]) -> Result<()> {
-    let (store, digests) = (store.clone(), mended.iter().map(|(blob, _)| blob.digest).collect::<Vec<_>>());
-    blocking(move || {
-        digests.iter().for_each(|digest| store.release(digest));
-        Ok(())
-    })
-    .await
+fn set_aside(store: &Store, damaged: &Descriptor) -> Result<()> {
+    match store.quarantine(&damaged.digest) {
+        // It was missing before.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Brings the model from the store at `path`, which may have it under any name.

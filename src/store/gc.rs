@@ -18,7 +18,6 @@ use super::layout::Layout;
 use super::lock::Lock;
 use super::notes::manifest_of;
 use super::partial;
-use super::read::quarantined;
 use super::{PATIENCE, Store, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
@@ -43,8 +42,6 @@ pub struct GcReport {
     pub resumable: u64,
     /// How many notes of manifests that are gone.
     pub notes: u64,
-    /// How many files that were moved aside, and whose content is there again or needed by nobody.
-    pub quarantined: u64,
 }
 
 impl Store {
@@ -155,16 +152,6 @@ impl Store {
                 report.notes += 1;
             }
         }
-        let aside = Swept::open(store.layout.disk(), root, &["quarantine"])?;
-        for Found { name, size, .. } in aside.files(|_| true)? {
-            // While a name needs the content and has not got it, this may be all that there is of it.
-            let is_done = |digest: Digest| !blobs.contains(&digest.prefix()) || store.blob_path(&digest).exists();
-            if quarantined(&name).is_some_and(is_done) {
-                aside.remove(&name, dry_run)?;
-                report.quarantined += 1;
-                report.bytes += size;
-            }
-        }
         Ok(report)
     }
 
@@ -241,16 +228,16 @@ struct Marked {
 }
 
 /// A file that a sweep may come upon.
-struct Found {
-    name: String,
+pub(super) struct Found {
+    pub(super) name: String,
     /// In bytes.
-    size: u64,
+    pub(super) size: u64,
     modified: SystemTime,
 }
 
 /// A directory of the store in which files are removed, held by handle: nothing that happens to its
 /// path can lead the sweep elsewhere.
-struct Swept {
+pub(super) struct Swept {
     disk: Disk,
     path: PathBuf,
     handle: OwnedFd,
@@ -258,7 +245,7 @@ struct Swept {
 
 impl Swept {
     /// Opens `root`, then each of `below` in turn, none of which may be a symlink.
-    fn open(disk: &Disk, root: &Path, below: &[&str]) -> Result<Self> {
+    pub(super) fn open(disk: &Disk, root: &Path, below: &[&str]) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut path = root.to_owned();
         let mut handle = rustix::fs::open(root, flags, Mode::empty())
@@ -272,7 +259,7 @@ impl Swept {
     }
 
     /// The regular files with names in UTF-8 that are `wanted`, sorted.
-    fn files(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<Found>> {
+    pub(super) fn files(&self, mut wanted: impl FnMut(&str) -> bool) -> Result<Vec<Found>> {
         let mut list = || -> io::Result<Vec<Found>> {
             let mut files = Vec::new();
             for entry in Dir::read_from(&self.handle)? {
@@ -300,7 +287,7 @@ impl Swept {
         list().map_err(|cause| failed("read the directory", &self.path, cause))
     }
 
-    fn remove(&self, name: &str, dry_run: bool) -> Result<()> {
+    pub(super) fn remove(&self, name: &str, dry_run: bool) -> Result<()> {
         if dry_run {
             return Ok(());
         }

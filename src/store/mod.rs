@@ -15,6 +15,7 @@ mod lock;
 mod notes;
 mod partial;
 mod place;
+mod quarantine;
 mod read;
 mod receive;
 mod refs;

@@ -2,17 +2,15 @@
 //! opened without following a symlink and without waiting on a pipe.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, OFlags, statat};
 use rustix::io::Errno;
 
-use super::durable::sync_directory;
-use super::lock::Lock;
-use super::{PATIENCE, Store, failed};
+use super::{Store, failed};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::oci::{Algorithm, Descriptor, Digest, Document, Hasher, MAX_MANIFEST_SIZE, Manifest};
 use crate::progress::Progress;
@@ -130,46 +128,6 @@ impl Store {
         examine(&self.blob_path(&target.digest), target, progress)
     }
 
-    /// Moves the bad content of `digest` aside, where nothing uses it, and says where it is now.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Store`] when it cannot be moved.
-    pub fn quarantine(&self, digest: &Digest) -> Result<PathBuf> {
-        let (from, aside) = (self.blob_path(digest), self.layout.quarantine());
-        // Under the lock nobody else takes the first free name.
-        let _lock = Lock::exclusive(self.layout.disk(), &self.layout.refs_lock(), PATIENCE)?;
-        let mut attempt = 0;
-        let to = loop {
-            let to = aside.join(format!("{}.{attempt}", digest.hex()));
-            match to.symlink_metadata() {
-                Ok(_) => attempt += 1,
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => break to,
-                Err(cause) => return Err(failed("look for", &to, cause)),
-            }
-        };
-        match self.layout.disk().rename(&from, &to) {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                Err(Error::new(ErrorKind::NotFound, format!("The content of `{digest}` is not in the store")))
-            }
-            Err(cause) => Err(failed("move aside", &from, cause)),
-            Ok(()) => {
-                sync_directory(self.layout.disk(), &aside)?;
-                sync_directory(self.layout.disk(), &self.layout.blobs_for(digest)?)?;
-                Ok(to)
-            }
-        }
-    }
-
-    /// Lets go of what was moved aside of `digest`. What cannot be removed goes with the next gc.
-    pub fn release(&self, digest: &Digest) {
-        let aside = self.layout.quarantine();
-        let names =
-            fs::read_dir(&aside).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        for name in names.filter(|name| quarantined(name) == Some(*digest)) {
-            let _ = self.layout.disk().remove(&aside.join(name));
-        }
-    }
-
     /// How many of `blobs` are missing or have another size: what shows without reading them.
     ///
     /// # Errors
@@ -241,12 +199,6 @@ impl Store {
             }
         }
     }
-}
-
-/// The digest of whose content a file in `quarantine/` with this name is what was there.
-pub(super) fn quarantined(name: &str) -> Option<Digest> {
-    let (hex, number) = name.split_once('.')?;
-    Digest::from_hex(hex).filter(|_| number.parse::<u64>().is_ok())
 }
 
 /// Reads the manifest that `target` describes.

@@ -53,6 +53,7 @@ fn help_says_what_it_takes() {
 
     Options:
           --dry-run         Print what would be removed, and remove nothing
+          --quarantine      Remove what repairs moved aside, too
           --wait <SECONDS>  How long to wait for other kilns that use the store [default: 30]
       -h, --help            Print help (see more with '--help')
 

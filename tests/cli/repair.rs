@@ -142,20 +142,28 @@ fn where_nothing_helps_it_is_said_what_was_tried() {
     still damaged: lm_head.weight
     still damaged: model.norm.weight
     still damaged: tokenizer.json
+    moved aside: [PLACE]/store/quarantine/[DIGEST].0
+    moved aside: [PLACE]/store/quarantine/[DIGEST].0
     --- stderr ---
     repair: 22 blobs, [SIZE]
     ");
     let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
     assert_eq!(repaired["left"].as_array().unwrap().len(), 3, "{repaired}");
-    // What was wrong is aside: the list knows, and it stays as long as there is nothing better.
+    // What was wrong is aside: the list knows, every run says where, and it stays until somebody asks for its end.
+    let named = |name: &str| place.blob(&place.layer(name)).file_name().unwrap().to_str().unwrap().to_owned();
+    for name in ["lm_head.weight", "tokenizer.json"] {
+        let path = place.path("store/quarantine").join(format!("{}.0", named(name)));
+        assert!(repaired["aside"].as_array().unwrap().contains(&path.to_str().into()), "{repaired}");
+    }
     assert_eq!(place.kiln("list --json").last_object()["damaged"], 3);
     let aside = || place.path("store/quarantine").read_dir().unwrap().count();
     assert_eq!(aside(), 2, "one was missing");
-    assert_eq!(place.kiln("gc --json").expect(0).last_object()["quarantined"], 0);
-    assert_eq!(aside(), 2);
+    place.kiln("gc --quarantine --dry-run").expect(0);
     fs::rename(place.path("moved"), place.path("checkpoint")).unwrap();
     place.kiln("create demo:int4 checkpoint --quantize int4").expect(0);
-    assert_eq!(place.kiln("gc --json").expect(0).last_object()["quarantined"], 2);
+    assert_eq!(place.kiln("gc --json").expect(0).last_object()["quarantined"], 0);
+    assert_eq!(aside(), 2);
+    assert_eq!(place.kiln("gc --quarantine --json").expect(0).last_object()["quarantined"], 2);
     is_sound(&place);
 }
 
@@ -169,4 +177,28 @@ fn a_source_that_changed_mends_nothing() {
     assert_eq!(left, ["tokenizer.json"], "{repaired}");
     assert_eq!(repaired["mended"].as_array().unwrap().len(), 2, "{repaired}");
     place.kiln("verify demo:int4 --level digests").expect(3);
+}
+
+#[test]
+fn a_repair_that_died_with_everything_aside_is_gone_on_with() {
+    let place = damaged();
+    for name in ["lm_head.weight", "tokenizer.json"] {
+        let path = place.blob(&place.layer(name));
+        let aside = format!("{}.0", path.file_name().unwrap().to_str().unwrap());
+        fs::rename(&path, place.path("store/quarantine").join(aside)).unwrap();
+    }
+    place.kiln("gc").expect(0);
+    let repaired = place.kiln("verify demo:int4 --repair --json").expect(3).last_object();
+    assert_eq!(repaired["mended"].as_array().unwrap().len(), 3, "{repaired}");
+    is_sound(&place);
+}
+
+#[test]
+fn a_directory_in_a_blobs_place_is_moved_away() {
+    let place = Place::with_model();
+    let path = place.blob(&place.layer("tokenizer.json"));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    place.kiln("verify demo:int4 --repair").expect(3);
+    place.kiln("verify demo:int4 --level digests").expect(0);
 }

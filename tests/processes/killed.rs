@@ -266,7 +266,7 @@ impl World {
         for (name, _) in self.there() {
             self.scene.place.kiln(&format!("verify {name} --level tensors")).expect(0);
         }
-        self.scene.place.kiln("gc").expect(0);
+        self.scene.place.kiln("gc --quarantine").expect(0);
         assert_eq!(fs::read_dir(self.scene.root().join("quarantine")).unwrap().count(), 0);
         let left: Vec<_> =
             fs::read_dir(self.scene.root().join("ingest")).unwrap().map(|entry| entry.unwrap()).collect();
