@@ -271,7 +271,7 @@ impl Random {
     }
 }
 
-/// How many random elements each kernel quantizes: `default`, or `KILN_KERNEL_ELEMENTS`, a multiple of 128, when this was
+/// How many random elements each kernel takes: `default`, or `KILN_KERNEL_ELEMENTS`, a multiple of 128, when this was
 /// compiled.
 fn elements(default: usize) -> usize {
     option_env!("KILN_KERNEL_ELEMENTS").map_or(default, |elements| elements.parse().unwrap())
@@ -401,41 +401,50 @@ fn every_largest_magnitude_equals_the_reference() {
     assert_eq!(compared, 2 * 21 * (0x7F80_usize.div_ceil(step) + 0x7C00_usize.div_ceil(step)));
 }
 
+/// How many elements are decoded at once.
+const DECODED: usize = 16 * 1024;
+
+/// Decodes random codes on every instruction set, and compares with the reference.
+fn compare_decoded(scheme: Scheme, float: Float, random: &mut Random) {
+    let mut packed = random.bytes(scheme.packed_len(DECODED));
+    let [mut scales, biases] = if scheme.has_biases() {
+        let groups = DECODED / scheme.group_size();
+        [random.elements(float, groups), random.elements(float, groups)]
+    } else {
+        [random.bytes(scheme.scales_len(DECODED, float)), Vec::new()]
+    };
+    // The sign of a NaN is not the reference's matter.
+    match scheme {
+        Scheme::Mxfp8 => packed.iter_mut().filter(|code| **code & 0x7F == 0x7F).for_each(|code| *code = 0),
+        Scheme::Nvfp4 => scales.iter_mut().filter(|code| **code & 0x7F == 0x7F).for_each(|code| *code = 0),
+        _ => {}
+    }
+    if !scheme.has_biases() {
+        scales.iter_mut().filter(|scale| **scale >= 142).for_each(|scale| *scale &= 0x7F);
+    }
+    let global_scale = (scheme == Scheme::Nvfp4 && float == Float::F32).then_some(0.37);
+    let options = Options { global_scale, ..Options::default() };
+    let parts = [packed, scales, biases];
+    let expected = dequantize(scheme, float, &parts, &options);
+    for instructions in Instructions::available() {
+        let options = Options { instructions, ..options };
+        let mut out = vec![0; DECODED * float.size()];
+        dequantize_with(scheme, float, &parts[0], &parts[1], &parts[2], &mut out, &options);
+        assert!(out == expected, "{scheme} to {float:?} on {instructions}");
+    }
+}
+
 #[test]
 fn dequantizing_kernels_equal_the_reference() {
     let mut random = Random(4);
     let mut compared = 0;
     for scheme in Scheme::all() {
         for float in FLOATS {
-            const ELEMENTS: usize = 16 * 1024;
-            let mut packed = random.bytes(scheme.packed_len(ELEMENTS));
-            let [mut scales, biases] = if scheme.has_biases() {
-                let groups = ELEMENTS / scheme.group_size();
-                [random.elements(float, groups), random.elements(float, groups)]
-            } else {
-                [random.bytes(scheme.scales_len(ELEMENTS, float)), Vec::new()]
-            };
-            // The sign of a NaN is not the reference's matter.
-            match scheme {
-                Scheme::Mxfp8 => packed.iter_mut().filter(|code| **code & 0x7F == 0x7F).for_each(|code| *code = 0),
-                Scheme::Nvfp4 => scales.iter_mut().filter(|code| **code & 0x7F == 0x7F).for_each(|code| *code = 0),
-                _ => {}
+            for _ in 0..elements(DECODED).div_ceil(DECODED) {
+                compare_decoded(scheme, float, &mut random);
+                compared += DECODED;
             }
-            if !scheme.has_biases() {
-                scales.iter_mut().filter(|scale| **scale >= 142).for_each(|scale| *scale &= 0x7F);
-            }
-            let global_scale = (scheme == Scheme::Nvfp4 && float == Float::F32).then_some(0.37);
-            let options = Options { global_scale, ..Options::default() };
-            let parts = [packed, scales, biases];
-            let expected = dequantize(scheme, float, &parts, &options);
-            for instructions in Instructions::available() {
-                let options = Options { instructions, ..options };
-                let mut out = vec![0; ELEMENTS * float.size()];
-                dequantize_with(scheme, float, &parts[0], &parts[1], &parts[2], &mut out, &options);
-                assert!(out == expected, "{scheme} to {float:?} on {instructions}");
-            }
-            compared += ELEMENTS;
         }
     }
-    assert_eq!(compared, 21 * 3 * 16 * 1024);
+    assert_eq!(compared, 21 * 3 * elements(DECODED).next_multiple_of(DECODED));
 }
