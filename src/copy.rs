@@ -222,17 +222,25 @@ impl<S: Fetch, D: Push> Transfer<'_, S, D> {
         self.brought(blob).await.map_err(|error| match error.kind() {
             ErrorKind::Corrupt => {
                 let message = format!("{} of `{}` is not what its manifest promises", quoted(&blob.name()), self.from);
-                Error::new(ErrorKind::Corrupt, message).caused_by(error)
+                let error = Error::new(ErrorKind::Corrupt, message).caused_by(error);
+                match self.direction {
+                    Direction::Push => error.hint(format!("`kiln verify {} --repair` brings it again", self.from)),
+                    Direction::Pull | Direction::Mirror => error,
+                }
             }
             _ => error,
         })
     }
 
     async fn brought(&self, blob: &Blob) -> Result<Pushed> {
-        let body = SourceBody { source: self.source, from: self.from, blob, missing: self.direction.missing() };
+        let missing = self.direction.missing();
+        let mut body = SourceBody { source: self.source, from: self.from, blob, missing, is_vouched_for: false };
         let pushed = match self.destination.exists(&blob.descriptor).await? {
             true => Pushed::AlreadyPresent,
-            false => self.destination.push(&blob.descriptor, &body).await?,
+            false => {
+                body.is_vouched_for = self.source.vouches(&blob.descriptor).await?;
+                self.destination.push(&blob.descriptor, &body).await?
+            }
         };
         // What rotted here is found by every push, also when the other side has a sound copy.
         if pushed != Pushed::Stored && self.direction == Direction::Push {
@@ -259,6 +267,7 @@ struct SourceBody<'a, S> {
     blob: &'a Blob,
     /// What it means when it is not there.
     missing: ErrorKind,
+    is_vouched_for: bool,
 }
 
 impl<S: Fetch> Body for SourceBody<'_, S> {
@@ -277,6 +286,10 @@ impl<S: Fetch> Body for SourceBody<'_, S> {
                 gauge.pass(start..position);
             })) as ByteStream)
         })
+    }
+
+    fn is_vouched_for(&self) -> bool {
+        self.is_vouched_for
     }
 
     fn reading(&self) -> Reading {

@@ -43,6 +43,7 @@ pub async fn push(
     let (target, manifest) = super::inspect::find(store, name)?;
     let host = to.require_host()?;
     let known = known(store, host, &manifest);
+    store.recall_stamps(&target.digest);
     let remote = Remote::knowing(known, to, access.keychain.clone(), &access.options)?;
     let outcome = copy(Direction::Push, store, name, &remote, to, access.options.concurrency, progress).await;
     store.see(host, |seen| {

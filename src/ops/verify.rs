@@ -240,7 +240,11 @@ pub fn verify(store: &Store, options: &Options, progress: &Progress) -> Result<V
     let places = Places { store: Some(store.clone()), ..options.places.clone() };
     let options = &Options { places, ..options.clone() };
     let (target, manifest, streams) = (&target, &manifest, options.threads);
-    Model { held: store, notes: Some(store), target, manifest, options, streams, progress }.verify()
+    let verified = Model { held: store, notes: Some(store), target, manifest, options, streams, progress }.verify()?;
+    if verified.outcome() == Outcome::Ok {
+        store.keep_stamps(&target.digest, manifest.blobs());
+    }
+    Ok(verified)
 }
 
 /// A model that is verified.

@@ -175,6 +175,11 @@ impl Failure {
         self.status
     }
 
+    /// Whether the registry says that the request was wrong, and would be again.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status.is_some_and(|status| status.is_client_error())
+    }
+
     /// Whether the registry gave the error code `code` of OCI distribution-spec v1.1.1.
     pub(super) fn has_code(&self, code: &str) -> bool {
         self.codes.iter().any(|given| given == code)

@@ -39,6 +39,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH};
 use reqwest::{Method, StatusCode, Url};
+use tokio::sync::OnceCell;
 
 pub use credential::{Anonymous, Credential, Keychain};
 pub use docker_config::DockerConfig;
@@ -192,6 +193,8 @@ struct Repository {
     /// How large blobs are cut, if they are sent as Ollama's registry takes them.
     parts: Option<Parts>,
     lanes: Lanes,
+    /// Whether the registry was seen to refuse a blob that is not what its digest says.
+    checks_digests: OnceCell<bool>,
 }
 
 impl Remote {
@@ -220,7 +223,16 @@ impl Remote {
         let client = Client::new(host, Authorizer::new(&path, keychain), options)?;
         let parts = speaks_ollama.then(|| Parts::new(options.chunk));
         let (pace, lanes) = (Pace::new(options.chunk, habits), Lanes::new(options.concurrency));
-        Ok(Self(Arc::new(Repository { client, path, pace, homes, unfinished, parts, lanes })))
+        Ok(Self(Arc::new(Repository {
+            client,
+            path,
+            pace,
+            homes,
+            unfinished,
+            parts,
+            lanes,
+            checks_digests: OnceCell::new(),
+        })))
     }
 
     /// What is known of the registry's uploads by now, for the next run.

@@ -10,6 +10,7 @@
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-blobs>.
 
 mod bookmark;
+mod check;
 mod ollama;
 mod pace;
 mod session;
@@ -38,8 +39,14 @@ impl Repository {
         let claim = || self.unfinished.as_ref()?.claim(&self.to_string(), &expected.digest);
         let keeps = self.parts.is_none() && self.pace.may_take_several(expected.size);
         let bookmark = Bookmark::new(keeps.then(claim).flatten());
-        let outcome = self.client.persist(|| self.attempt(expected, body, &bookmark, &sent_before)).await;
+        let check = self.check_of(expected, body).await;
+        let outcome = self.client.persist(|| self.attempt(&check, body, &bookmark, &sent_before)).await;
         match outcome {
+            // It may be that the registry hashed what nobody here did.
+            Err(failure) if !check.is_of_digest() && failure.is_refusal() => {
+                checked_up_to(expected.size, Verifier::new(expected), body).await?.finish()?;
+                Err(failure.into())
+            }
             Err(failure) if failure.may_pass() && sent_before.into_inner() => {
                 if self.is_present(expected).await.unwrap_or(false) { Ok(Pushed::Stored) } else { Err(failure.into()) }
             }
@@ -49,23 +56,24 @@ impl Repository {
 
     async fn attempt(
         &self,
-        expected: &Descriptor,
+        check: &Verifier,
         body: &dyn Body,
         bookmark: &Bookmark,
         sent_before: &AtomicBool,
     ) -> Result<Pushed, Failure> {
+        let expected = check.expected();
         if sent_before.load(Ordering::Relaxed) && self.is_present(expected).await? {
             return Ok(Pushed::Stored);
         }
         if let Some(parts) = self.parts {
             return self.upload_to_ollama(parts, expected, body, sent_before).await;
         }
-        let (mut session, done) = match self.resumed(expected, body, bookmark).await? {
+        let (mut session, done) = match self.resumed(check, body, bookmark).await? {
             Some(resumed) => resumed,
             None => match self.mount(expected).await {
                 Some(Mounted::Blob) => return Ok(Pushed::Mounted),
-                Some(Mounted::Not(session)) => (session, Verifier::new(expected)),
-                None => (self.begin().await?, Verifier::new(expected)),
+                Some(Mounted::Not(session)) => (session, check.clone()),
+                None => (self.begin().await?, check.clone()),
             },
         };
         sent_before.store(true, Ordering::Relaxed);
@@ -74,7 +82,7 @@ impl Repository {
             Some(chunk) if resumes || chunk < expected.size => {
                 self.send_in_chunks(&mut session, done, body, bookmark).await
             }
-            _ => self.send_whole(&session, expected, body).await,
+            _ => self.send_whole(&session, check, body).await,
         };
         match sent {
             Ok(()) => {
@@ -86,8 +94,7 @@ impl Repository {
                 bookmark.forget();
                 self.abandon(&session).await;
                 // What an earlier run left in it may not be what it should: without that it may go well.
-                let is_refused = failure.status().is_some_and(|status| status.is_client_error());
-                if resumes && is_refused { Err(failure.passes()) } else { Err(failure) }
+                if resumes && failure.is_refusal() { Err(failure.passes()) } else { Err(failure) }
             }
         }
     }
@@ -95,7 +102,7 @@ impl Repository {
     /// The session that the bookmark is in, with the check of what the registry has of it.
     async fn resumed(
         &self,
-        expected: &Descriptor,
+        check: &Verifier,
         body: &dyn Body,
         bookmark: &Bookmark,
     ) -> Result<Option<(Session, Verifier)>, Failure> {
@@ -104,9 +111,9 @@ impl Repository {
             let mut session = Session { url, shortest_chunk };
             match self.reached(&session).await {
                 // A session of more bytes than the blob has is not this blob's.
-                Ok(Some((url, reached))) if (1..=expected.size).contains(&reached) => {
+                Ok(Some((url, reached))) if (1..=check.expected().size).contains(&reached) => {
                     session.url = url;
-                    return Ok(Some((session, checked_up_to(reached, expected, body).await?)));
+                    return Ok(Some((session, checked_up_to(reached, check.clone(), body).await?)));
                 }
                 Ok(_) => {}
                 // If it is the registry that fails, another session would fare no better.
@@ -118,8 +125,9 @@ impl Repository {
         Ok(None)
     }
 
-    async fn send_whole(&self, session: &Session, expected: &Descriptor, body: &dyn Body) -> Result<(), Failure> {
-        self.finish(session, expected, Some(&Part::whole(expected, body))).await
+    async fn send_whole(&self, session: &Session, check: &Verifier, body: &dyn Body) -> Result<(), Failure> {
+        let expected = check.expected();
+        self.finish(session, expected, Some(&Part::new(check.clone(), body, expected.size))).await
     }
 
     /// Sends all chunks behind those that are `done`, and goes on where the registry is after one that failed. An
@@ -131,7 +139,7 @@ impl Repository {
         body: &dyn Body,
         bookmark: &Bookmark,
     ) -> Result<(), Failure> {
-        let expected = done.expected().clone();
+        let (expected, start) = (done.expected().clone(), done.restarted());
         let mut verifier = done;
         let (mut pauses, mut furthest) = (self.client.pauses().build(), verifier.seen());
         while verifier.seen() < expected.size {
@@ -167,7 +175,7 @@ impl Repository {
             };
             verifier = match part.after() {
                 Some(after) if after.seen() == reached => after,
-                _ => checked_up_to(reached, &expected, body).await?,
+                _ => checked_up_to(reached, start.clone(), body).await?,
             };
             // A registry that keeps losing what it took is not asked for ever.
             if reached > furthest {
@@ -180,9 +188,8 @@ impl Repository {
     }
 }
 
-/// The check of the first `offset` bytes of `body`.
-async fn checked_up_to(offset: u64, expected: &Descriptor, body: &dyn Body) -> Result<Verifier> {
-    let mut check = Verifier::new(expected);
+/// `check`, which has seen nothing, of the first `offset` bytes of `body`.
+async fn checked_up_to(offset: u64, mut check: Verifier, body: &dyn Body) -> Result<Verifier> {
     read_up_to(offset, &mut check, body).await?;
     Ok(check)
 }

@@ -8,7 +8,7 @@ mod memory;
 mod unfinished;
 mod verify;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::ops::Range;
 use std::pin::Pin;
 
@@ -41,6 +41,11 @@ pub trait Body: Send + Sync {
     /// The bytes from offset `bytes.start` to before `bytes.end`: fewer when the content ends before, never more.
     fn open(&self, bytes: Range<u64>) -> BoxFuture<'_, Result<ByteStream>>;
 
+    /// Whether it is known to be right, so that it need not be hashed by one who sends it to somebody who does.
+    fn is_vouched_for(&self) -> bool {
+        false
+    }
+
     /// How it can be read, as far as that is known after what was opened so far.
     fn reading(&self) -> Reading {
         Reading::Anywhere(1)
@@ -70,6 +75,11 @@ pub trait Fetch: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Unexpected`] when `target` has no such bytes.
     fn fetch(&self, target: &Descriptor, bytes: Range<u64>) -> impl Future<Output = Result<Option<ByteStream>>> + Send;
+
+    /// Whether the content is known to be right, without a look at its bytes: as far as that can be known.
+    fn vouches(&self, _target: &Descriptor) -> impl Future<Output = Result<bool>> + Send {
+        ready(Ok(false))
+    }
 
     /// How content can be read here, as far as that is known after what was fetched so far.
     fn reading(&self) -> Reading {

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Hasher};
+use crate::oci::{Descriptor, Digest, Hasher};
 
 /// Checks bytes against a descriptor while they pass: no more than `size` of them, and at the end
 /// exactly `size` with the right digest. Nothing may be kept before [`Verifier::finish`] said yes.
@@ -11,14 +11,20 @@ use crate::oci::{Descriptor, Hasher};
 #[derive(Clone, Debug)]
 pub struct Verifier {
     expected: Descriptor,
-    hasher: Hasher,
+    /// None when only the size is checked.
+    hasher: Option<Hasher>,
     seen: u64,
 }
 
 impl Verifier {
     /// A check against `expected`.
     pub fn new(expected: &Descriptor) -> Self {
-        Self { expected: expected.clone(), hasher: Hasher::new(expected.digest.algorithm()), seen: 0 }
+        Self { expected: expected.clone(), hasher: Some(Hasher::new(expected.digest.algorithm())), seen: 0 }
+    }
+
+    /// A check of the size alone, of bytes that somebody else holds against the digest of `expected`.
+    pub fn of_size(expected: &Descriptor) -> Self {
+        Self { hasher: None, ..Self::new(expected) }
     }
 
     /// Checks `bytes`, which are all there are.
@@ -40,7 +46,9 @@ impl Verifier {
         if self.seen > self.expected.size {
             return Err(self.corrupt(format!("has more than its {} bytes", self.expected.size)));
         }
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         Ok(())
     }
 
@@ -54,9 +62,19 @@ impl Verifier {
         self.seen
     }
 
+    /// The same check, before any bytes.
+    pub fn restarted(&self) -> Self {
+        if self.is_of_digest() { Self::new(&self.expected) } else { Self::of_size(&self.expected) }
+    }
+
+    /// Whether it holds the bytes against the digest.
+    pub fn is_of_digest(&self) -> bool {
+        self.hasher.is_some()
+    }
+
     /// Whether `other` has seen the same bytes.
     pub fn agrees_with(&self, other: &Self) -> bool {
-        self.seen == other.seen && self.hasher.clone().finish() == other.hasher.clone().finish()
+        self.seen == other.seen && self.digest() == other.digest()
     }
 
     /// The verdict over all bytes.
@@ -67,11 +85,14 @@ impl Verifier {
         if self.seen != self.expected.size {
             return Err(self.corrupt(format!("ends after {} of its {} bytes", self.seen, self.expected.size)));
         }
-        let actual = self.hasher.clone().finish();
-        if actual != self.expected.digest {
-            return Err(self.corrupt(format!("has other bytes, of digest `{actual}`")));
+        match self.digest().filter(|actual| *actual != self.expected.digest) {
+            Some(actual) => Err(self.corrupt(format!("has other bytes, of digest `{actual}`"))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        self.hasher.clone().map(Hasher::finish)
     }
 
     fn corrupt(&self, what: String) -> Error {

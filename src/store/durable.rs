@@ -102,6 +102,12 @@ impl Draft {
             .map_err(|cause| failed("write to disk", file.path(), cause))?;
         Ok(Sealed(self.temporary))
     }
+
+    /// Writes `bytes`, all there is, and gives the file its name at once: a hint may be lost, or torn.
+    pub(super) fn hint(mut self, disk: &Disk, directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes).map_err(|cause| failed("write", self.path(), cause))?;
+        Sealed(self.temporary).name(disk, directory, name)
+    }
 }
 
 impl Write for Draft {

@@ -72,7 +72,7 @@ impl Store {
     pub fn gc_within(disk: Disk, root: &Path, dry_run: bool, patience: Duration) -> Result<GcReport> {
         let layout = Layout::open(disk, root)?;
         let lock = if dry_run { Lock::shared } else { Lock::exclusive }(layout.disk(), &layout.store_lock(), patience)?;
-        let store = Self { layout: Arc::new(layout), _lock: Arc::new(lock) };
+        let store = Self { layout: Arc::new(layout), stamps: Arc::default(), _lock: Arc::new(lock) };
         if dry_run {
             return store.collect(dry_run);
         }
@@ -150,6 +150,14 @@ impl Store {
             if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
                 notes.remove(&name, dry_run)?;
                 report.notes += 1;
+            }
+        }
+        if root.join("stamps").is_dir() {
+            let stamps = Swept::open(store.layout.disk(), root, &["stamps"])?;
+            for Found { name, .. } in stamps.files(|_| true)? {
+                if manifest_of(&name).is_some_and(|manifest| !manifests.contains(&manifest)) {
+                    stamps.remove(&name, dry_run)?;
+                }
             }
         }
         Ok(report)

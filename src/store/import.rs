@@ -112,6 +112,7 @@ impl Import<'_> {
         media_type: MediaType,
         write: impl FnOnce(&mut dyn Write) -> Result<T>,
     ) -> Result<(Descriptor, T)> {
+        let before = like.and_then(|like| self.store.look(like));
         let mut writer = BufWriter::with_capacity(BUFFER, Hashed::new(self.store, like)?);
         let outcome = write(&mut writer);
         let flushed = writer.flush();
@@ -126,7 +127,11 @@ impl Import<'_> {
         let (descriptor, draft) = hashed.finish(media_type, like)?;
         let file = match draft {
             Some(draft) if !self.store.holds(&descriptor)? => Some(draft.seal()?),
-            _ => None,
+            Some(_) => None,
+            None => {
+                self.store.stamp(&descriptor, before);
+                None
+            }
         };
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         staged.entry(descriptor.digest).or_insert(Staged { size: descriptor.size, file });
@@ -191,10 +196,14 @@ impl Import<'_> {
                 report.present.insert(digest);
             }
         };
+        let mut written = Vec::new();
         let give = |file: Sealed, digest: &Digest| file.name(store.layout.disk(), &store.layout.blobs(), &digest.hex());
         for (digest, Staged { size, file }) in staged {
             count(digest, size, file.is_some());
-            file.map_or(Ok(()), |file| give(file, &digest))?;
+            if let Some(file) = file {
+                give(file, &digest)?;
+                written.push(Descriptor::new(MediaType::KILN_FILE, digest, size));
+            }
         }
         count(manifest.digest, manifest.size, manifest_file.is_some());
         if let Some(file) = manifest_file {
@@ -203,6 +212,9 @@ impl Import<'_> {
         }
         // Which waits until the manifest's own name is on disk, too.
         store.set_ref_if(reference, manifest, || store.require_blobs(parsed.blobs()))?;
+        // Not before: a name that is given to a file is a change of it.
+        written.iter().for_each(|blob| store.stamp(blob, store.look(blob)));
+        store.keep_stamps(&manifest.digest, parsed.blobs());
         Ok(report)
     }
 }

@@ -136,6 +136,13 @@ impl Layout {
         Ok(directory)
     }
 
+    /// Where the stamps are; as [`Layout::uploads`].
+    pub(super) fn stamps(&self) -> Result<PathBuf> {
+        let directory = self.root.join("stamps");
+        self.make_directory(&directory)?;
+        Ok(directory)
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.root.join(INDEX_FILE)
     }

@@ -22,6 +22,7 @@ mod refs;
 mod registries;
 mod reserve;
 mod stage;
+mod stamps;
 mod transfer;
 mod unfinished;
 mod usage;
@@ -44,6 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::Digest;
 use layout::Layout;
 use lock::Lock;
+use stamps::Stamps;
 
 /// How long a lock that another process holds is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Store {
     layout: Arc<Layout>,
+    stamps: Arc<Stamps>,
     _lock: Arc<Lock>,
 }
 
@@ -92,7 +95,7 @@ impl Store {
     pub fn open_within(disk: Disk, root: &Path, patience: Duration) -> Result<Self> {
         let layout = Layout::open_or_create(disk, root, patience)?;
         let lock = Lock::shared(layout.disk(), &layout.store_lock(), patience)?;
-        Ok(Self { layout: Arc::new(layout), _lock: Arc::new(lock) })
+        Ok(Self { layout: Arc::new(layout), stamps: Arc::default(), _lock: Arc::new(lock) })
     }
 
     /// The directory of the store.

@@ -41,11 +41,12 @@ impl Store {
     }
 }
 
-fn file_name(manifest: &Digest) -> String {
+/// The name of the file that is kept with `manifest`.
+pub(super) fn file_name(manifest: &Digest) -> String {
     format!("{}.json", manifest.hex())
 }
 
-/// The manifest that a file in `notes/` belongs to.
+/// The manifest that a file of such a name belongs to.
 pub(super) fn manifest_of(file_name: &str) -> Option<Digest> {
     Digest::from_hex(file_name.strip_suffix(".json")?)
 }

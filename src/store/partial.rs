@@ -158,6 +158,7 @@ impl Store {
         draft.stay(false);
         let digest = verifier.expected().digest;
         publish(&disk, &self.layout.blobs_for(&digest)?, [(draft.seal()?, digest.hex())])?;
+        self.stamp(verifier.expected(), self.look(verifier.expected()));
         // One that stays is for no file; gc takes it.
         let _ = disk.remove(&record);
         Ok(None)

@@ -125,7 +125,12 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Store`] when the question cannot be answered: the file cannot be read.
     pub fn check(&self, target: &Descriptor, progress: &Progress) -> Result<Result<(), Damage>> {
-        examine(&self.blob_path(&target.digest), target, progress)
+        let before = self.look(target);
+        let found = examine(&self.blob_path(&target.digest), target, progress)?;
+        if found.is_ok() {
+            self.stamp(target, before);
+        }
+        Ok(found)
     }
 
     /// How many of `blobs` are missing or have another size: what shows without reading them.

@@ -59,6 +59,11 @@ impl Fetch for Store {
         });
         Ok(Some(Box::pin(chunks)))
     }
+
+    async fn vouches(&self, target: &Descriptor) -> Result<bool> {
+        let target = target.clone();
+        self.blocking(move |store| Ok(store.is_stamped(&target))).await
+    }
 }
 
 /// Begins to read the next chunk of `part`; it is empty at the end.
@@ -103,7 +108,9 @@ impl Refs for Store {
                 let file = sealed(disk, &store.layout.ingest(), &manifest, BLOB_MODE)?;
                 file.name(disk, &blobs, &target.digest.hex())?;
             }
-            store.set_ref_if(&reference, &target, || store.require_blobs(document.needs().chain([&target])))
+            store.set_ref_if(&reference, &target, || store.require_blobs(document.needs().chain([&target])))?;
+            store.keep_stamps(&target.digest, document.needs());
+            Ok(())
         })
         .await
     }

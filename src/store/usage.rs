@@ -44,7 +44,7 @@ pub struct Usage {
     pub quarantined: Space,
     /// What is kept for a full disk.
     pub reserved: Space,
-    /// Everything else: the index, notes, what is known of registries.
+    /// Everything else: the index, notes, stamps, what is known of registries.
     pub other: Space,
     /// All of it.
     pub total: Space,
@@ -120,7 +120,7 @@ impl Store {
         each_file(self.root(), &mut |name, bytes| {
             if name == RESERVE { usage.reserved.add(bytes) } else { usage.other.add(bytes) }
         })?;
-        for directory in [self.layout.notes(), self.root().join("registries")] {
+        for directory in [self.layout.notes(), self.root().join("registries"), self.root().join("stamps")] {
             each_file(&directory, &mut |_, bytes| usage.other.add(bytes))?;
         }
         for space in [usage.needed, unneeded, usage.unfinished, usage.quarantined, usage.reserved, usage.other] {

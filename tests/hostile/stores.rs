@@ -1,7 +1,7 @@
 //! Directories of stores.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use axum::http::Method;
@@ -248,6 +248,27 @@ pub(crate) async fn rows() -> Vec<Row> {
                 fs::write(entry.path(), r#"{"verified":true,"verified_at":99999999999}"#).unwrap();
             }
         }),
+        Row::new("D11", "stamps that are right for wrong bytes", "verify demo:int4", 3).says(["lm_head.weight"]).lay(
+            |place| {
+                changed(place, |bytes| bytes[5000] ^= 1);
+                let (path, found) = (layer(place), fs::metadata(layer(place)).unwrap());
+                let stamp = format!(
+                    r#"{{"dev":{},"ino":{},"size":{},"mtime":[{},{}],"ctime":[{},{}]}}"#,
+                    found.dev(),
+                    found.ino(),
+                    found.size(),
+                    found.mtime(),
+                    found.mtime_nsec(),
+                    found.ctime(),
+                    found.ctime_nsec()
+                );
+                let stamps = format!(r#"{{"sha256:{}":{stamp}}}"#, path.file_name().unwrap().to_str().unwrap());
+                fs::create_dir(place.path("store/stamps")).unwrap();
+                for entry in fs::read_dir(place.path("store/notes")).unwrap().map(|entry| entry.unwrap()) {
+                    fs::write(place.path("store/stamps").join(entry.file_name()), &stamps).unwrap();
+                }
+            },
+        ),
         Row::new("D12", "a blob in quarantine and in no place else", "verify demo:int4", 3)
             .says(["lm_head.weight"])
             .effect(Effect::Any)

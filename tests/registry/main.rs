@@ -11,3 +11,4 @@ mod pushes;
 mod scene;
 mod scripted;
 mod shelf;
+mod vouched;

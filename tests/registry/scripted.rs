@@ -52,6 +52,8 @@ pub(crate) struct Registry {
     pub(crate) seen: Mutex<Vec<Seen>>,
     pub(crate) blobs: Mutex<BTreeMap<String, Bytes>>,
     pub(crate) manifests: Mutex<BTreeMap<String, (String, Bytes)>>,
+    /// How many bytes came whole and were not those of their digest.
+    pub(crate) refused: Mutex<Vec<usize>>,
 }
 
 impl Registry {
@@ -65,6 +67,7 @@ impl Registry {
             seen: Mutex::default(),
             blobs: Mutex::default(),
             manifests: Mutex::default(),
+            refused: Mutex::default(),
         });
         let app = axum::Router::new().fallback(handle).with_state(Arc::clone(&registry));
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -120,6 +123,7 @@ impl Registry {
                 let digest = digest.replace("%3A", ":");
                 assert_eq!(seen.header(CONTENT_LENGTH), body.len().to_string());
                 if Digest::of(&body).to_string() != digest {
+                    self.refused.lock().unwrap().push(body.len());
                     return refusal(400, "DIGEST_INVALID");
                 }
                 self.blobs.lock().unwrap().insert(digest, body);

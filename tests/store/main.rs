@@ -9,6 +9,7 @@ mod full;
 mod importing;
 mod names;
 mod opening;
+mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
