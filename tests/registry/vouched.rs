@@ -15,6 +15,9 @@ use crate::shelf::*;
 
 const LARGE: usize = 17 << 20;
 
+/// How a registry departs from the protocol.
+type Answer = fn() -> Twist;
+
 /// Bytes that their source vouches for, rightly or not.
 struct Vouched(Content);
 
@@ -76,7 +79,7 @@ async fn a_refusal_that_is_no_fault_of_the_bytes_is_the_registrys() {
 
 #[tokio::test]
 async fn a_registry_that_did_not_refuse_other_bytes_clearly_gets_none_that_were_not_hashed() {
-    let answers: [(fn() -> Twist, &str); 6] = [
+    let answers: [(Answer, &str); 6] = [
         (|| Twist::Instead(answer(201)), "takes anything"),
         (|| Twist::Instead(answer(202)), "takes anything, later"),
         (|| Twist::Instead(answer(400)), "refuses without a reason"),
