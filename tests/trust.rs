@@ -56,7 +56,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let registry = Fixture::start_with(Options { referrers: true, ..Options::default() });
+        Self::of(Fixture::start_with(Options { referrers: true, ..Options::default() }))
+    }
+
+    fn of(registry: Fixture) -> Self {
         let config = registry.put_blob(REPOSITORY, "{}");
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
@@ -79,16 +82,22 @@ impl Scene {
     }
 
     fn attach_layer(&self, layer: &str, size: usize) -> String {
+        self.attach_changed(layer, size, |_| {}).0
+    }
+
+    /// Attaches what `change` makes of an artifact, and gives its digest and its size.
+    fn attach_changed(&self, layer: &str, size: usize, change: impl FnOnce(&mut Value)) -> (String, usize) {
         let config = self.registry.put_blob(REPOSITORY, "{}");
-        let manifest = json!({
+        let mut manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
             "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2 },
             "layers": [{ "mediaType": BUNDLE, "digest": layer, "size": size }],
             "subject": { "mediaType": MANIFEST, "digest": self.subject, "size": 1 },
         });
+        change(&mut manifest);
         let manifest = manifest.to_string();
-        let digest = registry_fixtures::digest(manifest.as_bytes());
-        self.registry.put_manifest(REPOSITORY, &digest, MANIFEST, manifest)
+        let (digest, size) = (registry_fixtures::digest(manifest.as_bytes()), manifest.len());
+        (self.registry.put_manifest(REPOSITORY, &digest, MANIFEST, manifest), size)
     }
 
     fn signed(&self, statement: &Statement) -> Vec<u8> {
@@ -299,6 +308,36 @@ async fn what_is_too_large_or_not_there_is_refused_by_itself() {
     assert!(reasons[&deep].contains("no bundle"));
     let huge = registry_fixtures::digest(&vec![b' '; (1 << 20) + 1]);
     assert!(!scene.registry.requests().iter().any(|request| request.path.contains(&huge)), "it is not fetched");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_large_is_not_fetched() {
+    let scene = Scene::new();
+    let bundle = scene.signed(&Statement::signature(&scene.subject));
+    let layer = scene.registry.put_blob(REPOSITORY, bundle.clone());
+    let pad = |manifest: &mut Value| manifest["annotations"] = json!({ "pad": "x".repeat(64 << 10) });
+    let (huge, _) = scene.attach_changed(&layer, bundle.len(), pad);
+    scene.registry.clear_requests();
+    assert!(scene.refusal().await.contains("bytes, more than are read"));
+    assert!(!scene.registry.requests().iter().any(|request| request.path.contains(&huge)));
+}
+
+#[tokio::test]
+async fn what_is_listed_here_and_attached_elsewhere_is_refused() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    // Whoever may write to the repository writes the list.
+    let scene = Scene::of(Fixture::start_with(Options { referrers: false, ..Options::default() }));
+    let bundle = scene.signed(&Statement::signature(&scene.subject));
+    let layer = scene.registry.put_blob(REPOSITORY, bundle.clone());
+    let elsewhere = |manifest: &mut Value| manifest["subject"]["digest"] = json!(Digest::of(b"another"));
+    let (digest, size) = scene.attach_changed(&layer, bundle.len(), elsewhere);
+    let list = json!({
+        "schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [{ "mediaType": MANIFEST, "artifactType": BUNDLE, "digest": digest, "size": size }],
+    });
+    let tag = scene.subject.to_string().replace(':', "-");
+    scene.registry.put_manifest(REPOSITORY, &tag, INDEX, list.to_string());
+    assert!(scene.refusal().await.contains("attached to another manifest"));
 }
 
 #[tokio::test]

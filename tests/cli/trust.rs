@@ -309,13 +309,33 @@ fn a_policy_names_keys_builders_and_sources() {
         let run = place.kiln(&format!("verify {model} --policy policy.toml"));
         assert_eq!(run.code(), code, "{text}: {run}");
     }
+    // A key beside it does not make up for a policy without one.
+    policy("keys = []\n");
+    let run = place.kiln(&format!("verify {model} --policy policy.toml --key ed25519.pub.pem"));
+    assert!(run.expect(2).stderr.contains("names no key"), "{run}");
     // Beside the configuration file it is the policy that is meant.
     fs::copy(place.path("ed25519.pub.pem"), place.path("home/.config/kiln/release.pem")).unwrap();
     fs::write(place.path("home/.config/kiln/trust.toml"), "keys = [\"release.pem\"]\n").unwrap();
     scene.verify("--level trust", 0);
+    // Whoever names a key means that one alone.
+    scene.verify("--level trust --key p256.pub.pem", 10);
     // It is asked when trust is, and not otherwise.
     let usual = scene.verify("", 0);
     assert_eq!(usual["notChecked"], json!(["rebuild", "trust"]));
+}
+
+#[test]
+fn of_what_is_damaged_nobody_asks_who_stands_for_it() {
+    let scene = Scene::new();
+    let Scene { place, model, registry } = &scene;
+    place.kiln(&format!("sign {model} --key ed25519.pem")).expect(0);
+    let layer = place.kiln(&format!("show {model} --json")).expect(0).last_object()["layers"][0]["digest"].clone();
+    place.damage(layer.as_str().unwrap(), 10);
+    registry.clear_requests();
+    let verified = scene.verify("--level trust --key ed25519.pub.pem", 3);
+    assert_eq!((&verified["trust"], &verified["level"]), (&Value::Null, &json!("trust")));
+    assert!(verified["notChecked"].as_array().unwrap().contains(&json!("trust")), "{verified}");
+    assert!(registry.requests().is_empty());
 }
 
 #[test]
