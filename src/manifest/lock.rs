@@ -146,18 +146,21 @@ impl Lock {
     /// [`ErrorKind::CouldNotCheck`] for a lock of another schema version, [`ErrorKind::Corrupt`] for
     /// anything else that is not a lock.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let corrupt = |cause| Error::new(ErrorKind::Corrupt, "`kiln.lock` is not a lock").caused_by(cause);
-        let value = json::parse(bytes).map_err(corrupt)?;
-        if let Some(version) =
-            value.get("schemaVersion").and_then(serde_json::Value::as_u64).filter(|&v| v != u64::from(SCHEMA_VERSION))
-        {
-            return Err(Error::new(
-                ErrorKind::CouldNotCheck,
-                format!("`kiln.lock` has the unknown schema version `{version}`"),
-            )
-            .hint("use the version of kiln that made the model, or a newer one"));
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Versioned {
+            schema_version: u64,
         }
-        serde_json::from_value(value).map_err(corrupt)
+        let other =
+            json::parse_into(bytes).ok().filter(|lock: &Versioned| lock.schema_version != u64::from(SCHEMA_VERSION));
+        if let Some(Versioned { schema_version }) = other {
+            let message = format!("`kiln.lock` has the unknown schema version `{schema_version}`");
+            return Err(Error::new(ErrorKind::CouldNotCheck, message)
+                .hint("use the version of kiln that made the model, or a newer one"));
+        }
+        // Its fields are all known, and none may be there twice.
+        json::parse_into(bytes)
+            .map_err(|cause| Error::new(ErrorKind::Corrupt, "`kiln.lock` is not a lock").caused_by(cause))
     }
 }
 
@@ -199,5 +202,22 @@ mod tests {
         let bytes = lock.to_bytes();
         assert_eq!(Lock::parse(&bytes).unwrap(), lock);
         assert_eq!(json::to_canonical(&json::parse(&bytes).unwrap()), bytes, "keys are in byte order");
+    }
+
+    #[test]
+    fn a_field_twice_or_unknown_is_no_lock() {
+        let fields = r#""epoch":1,"kind":"float","normalizations":[],"numerics":"n","profile":"p","tensors":[]"#;
+        assert!(Lock::parse(format!(r#"{{{fields},"schemaVersion":1}}"#).as_bytes()).is_ok());
+        let table = [
+            (r#""schemaVersion":1,"kind":"float""#, ErrorKind::Corrupt),
+            (r#""schemaVersion":1,"schemaVersion":2"#, ErrorKind::Corrupt),
+            (r#""schemaVersion":1,"more":{}"#, ErrorKind::Corrupt),
+            (r#""schemaVersion":2,"more":{}"#, ErrorKind::CouldNotCheck),
+            (r#""more":{}"#, ErrorKind::Corrupt),
+        ];
+        for (more, kind) in table {
+            let error = Lock::parse(format!("{{{fields},{more}}}").as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{more}");
+        }
     }
 }
