@@ -28,8 +28,8 @@ pub fn remove(store: &Store, name: &Reference) -> Result<Digest> {
     removed.map_or_else(|| require(store, name), Ok).map(|target| target.digest)
 }
 
-/// Removes what no name reaches, and with `quarantine` also what repairs moved aside, or says what that is; waits no longer than `patience` for others that use the store. A
-/// store that nobody has written to yet is empty, not an error.
+/// Removes what no name reaches, and with `quarantine` also what repairs moved aside, or says what that is; waits no longer
+/// than `patience` for others that use the store. A store that nobody has written to yet is empty, not an error.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Store`] when the store is in use for longer, [`crate::ErrorKind::Corrupt`] when a manifest
