@@ -106,7 +106,7 @@ pub(crate) const CASES: [(&str, &str); 99] = [
 
 /// Cases whose other half no run of the program in a quiet place shows: what has to happen at a certain moment, or
 /// inside of the process. The case, and the test that has it.
-pub(crate) const ELSEWHERE: [(&str, &str, &str); 14] = [
+pub(crate) const ELSEWHERE: [(&str, &str, &str); 17] = [
     // The moment between two reads of one process.
     ("S27", "tests/hostile_directories.rs", "a_change_under_the_reader_is_noticed"),
     ("S27", "tests/hostile_directories.rs", "a_file_that_became_shorter_is_an_error_when_read"),
@@ -124,6 +124,10 @@ pub(crate) const ELSEWHERE: [(&str, &str, &str); 14] = [
     ("D8", "tests/store/importing.rs", "a_commit_that_fails_on_the_way_names_nothing"),
     ("D9", "tests/store_killed.rs", "every_name_is_complete_after_a_kill"),
     ("D14", "tests/environment.rs", "the_environment_does_not_show"),
-    ("V5", "tests/referrers.rs", "a_tag_that_is_no_list_is_left_alone"),
+    // Signed statements, of which each test has a registry full.
+    ("V5", "tests/trust.rs", "a_statement_about_another_model_is_refused"),
+    ("V5", "tests/trust.rs", "a_subject_by_another_algorithm_only_is_refused"),
+    ("V5", "tests/trust.rs", "another_payload_type_is_refused_though_it_is_signed"),
+    ("V5", "tests/trust.rs", "two_statements_that_disagree_are_a_finding"),
     ("V10", "tests/store/collecting.rs", "collections_and_imports_may_run_at_once"),
 ];
